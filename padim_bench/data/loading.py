@@ -1,0 +1,83 @@
+"""A category's images and masks, decoded once, with a digest of every byte that was read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim_bench.data.samples import Category, Sample
+from padim_bench.data.transforms import prepare_image, prepare_mask, read_image
+from padim_bench.errors import PadimBenchError
+from padim_bench.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class LoadedCategory:
+    """The decoded split of one category under one protocol.
+
+    Attributes:
+        train, test: (n, 3, S, S) uint8 RGB.
+        labels: (n_test,) 0 normal, 1 anomalous.
+        masks: (n_test, S, S) bool, or None where the category has no ground truth.
+        split_digest: sha256 over the names and contents of all images and masks.
+    """
+
+    category: Category
+    protocol: Protocol
+    train: NDArray[np.uint8]
+    test: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.bool_] | None
+    split_digest: str
+
+
+def load_category(
+    category: Category,
+    protocol: Protocol,
+    *,
+    threads: int = 1,
+    on_image: Callable[[], None] = lambda: None,
+) -> LoadedCategory:
+    """Reads, hashes and decodes every image and mask of ``category``, ``threads`` files at a time.
+
+    Raises:
+        PadimBenchError: an unreadable image or mask, or a mask of another size than its image.
+    """
+    samples = (*category.train, *category.test)
+    size, n_train = protocol.size, len(category.train)
+    images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
+    masks = np.zeros((len(category.test), size, size), dtype=bool) if category.has_masks else None
+    lines: list[str] = [""] * len(samples)
+
+    def load(i: int) -> None:
+        target = None if masks is None or i < n_train else masks[i - n_train]
+        images[i], lines[i] = _load_sample(samples[i], category, protocol, target)
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        for _ in pool.map(load, range(len(samples))):  # at a failure, map cancels what has not begun
+            on_image()
+    labels = np.array([s.label for s in category.test], dtype=np.int64)
+    digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, digest)
+
+
+def _load_sample(
+    sample: Sample, category: Category, protocol: Protocol, mask_out: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.uint8], str]:
+    image, digest = read_image(sample.image)
+    line = f"{sample.image.relative_to(category.root).as_posix()} {sample.label} {digest}\n"
+    if mask_out is not None and sample.mask is not None:
+        mask, digest = read_image(sample.mask)
+        if mask.size != image.size:
+            raise PadimBenchError(
+                f"mask {sample.mask} is {mask.width}x{mask.height} but its image {sample.image.name} is "
+                f"{image.width}x{image.height}: export the mask at the image's size"
+            )
+        mask_out[:] = prepare_mask(mask, protocol)
+        line += f"{sample.mask.relative_to(category.root).as_posix()} {digest}\n"
+    return prepare_image(image, protocol), line

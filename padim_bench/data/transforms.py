@@ -1,0 +1,70 @@
+"""From an image file to the square uint8 pixels that a protocol asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from padim_bench.errors import PadimBenchError
+from padim_bench.protocols import Interpolation, Protocol
+
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def read_image(path: Path) -> tuple[Image.Image, str]:
+    """The decoded image and the sha256 of its file.
+
+    Raises PadimBenchError, naming the file, when it cannot be read, is corrupt or is truncated.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PadimBenchError(f"cannot read {path}: {error.strerror}: check the file and its permissions") from error
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PadimBenchError(f"corrupt or truncated image {path} ({error}): fetch or export the file again") from error
+    return image, hashlib.sha256(content).hexdigest()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode; alpha is dropped, 16-bit grey is scaled from 0..65535."""
+    if image.mode.startswith("I"):
+        # PIL's own conversion clips 16-bit values at 255.
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def prepare_image(image: Image.Image, protocol: Protocol) -> NDArray[np.uint8]:
+    """(3, S, S) uint8 RGB, resized to a square and centre-cropped (section IV-B), S = ``protocol.size``."""
+    pixels = np.asarray(_resize_and_crop(to_rgb(image), protocol, protocol.image_interpolation))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def prepare_mask(mask: Image.Image, protocol: Protocol) -> NDArray[np.bool_]:
+    """(S, S) bool of a ground-truth mask; any non-zero value is anomalous."""
+    grey = np.asarray(mask) if mask.mode[0] in "IF" else np.asarray(mask.convert("L"))
+    binary = Image.fromarray((grey != 0).astype(np.uint8) * np.uint8(255))
+    return np.asarray(_resize_and_crop(binary, protocol, protocol.mask_interpolation)) > 127
+
+
+def _resize_and_crop(image: Image.Image, protocol: Protocol, interpolation: Interpolation) -> Image.Image:
+    side = (protocol.resize, protocol.resize)
+    if image.size != side:
+        image = image.resize(side, _FILTERS[interpolation])
+    if protocol.crop is None:
+        return image
+    start = (protocol.resize - protocol.crop) // 2
+    return image.crop((start, start, start + protocol.crop, start + protocol.crop))

@@ -1,0 +1,16 @@
+"""The errors that a user can mend: bad input, missing files, unfit weights."""
+
+
+class PadimBenchError(Exception):
+    """Bad input. The message is one line that names what is wrong and how to mend it.
+
+    The command line prints it on standard error and exits with code 2.
+    """
+
+
+class StrategyInvalidError(PadimBenchError):
+    """A strategy's factorisation is numerically wrong on this machine.
+
+    Raised when the residual of a fitted inverse is far from zero, as batched LU on a
+    multi-threaded CPU gives (pytorch#142815). The benchmark records such a run as ``invalid``.
+    """

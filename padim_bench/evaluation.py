@@ -1,0 +1,74 @@
+"""Metrics of a fitted model over one category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim_bench.data.loading import load_category
+from padim_bench.data.samples import Category, Sample
+from padim_bench.data.transforms import prepare_image, read_image
+from padim_bench.metrics.pro import average_pro
+from padim_bench.metrics.roc import detection_metrics
+from padim_bench.protocols import Protocol, get_protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from padim_bench.padim.model import PaDiM
+
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
+
+
+def compute_metrics(
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    masks: NDArray[np.bool_] | None = None,
+    maps: NDArray[np.float32] | None = None,
+) -> dict[str, float]:
+    """All metrics in [0, 1], NaN where undefined (paper section IV-A).
+
+    Args:
+        labels: (n,) 0 normal, 1 anomalous.
+        scores: (n,) image scores.
+        masks: (n, H, W) ground truth; None leaves the pixel-level metrics NaN.
+        maps: (n, H, W) anomaly maps.
+    """
+    image = detection_metrics(labels, scores, what="image scores")
+    found = dict(zip(IMAGE_METRICS, (image.auroc, image.average_precision, image.f1_max), strict=True))
+    if masks is None or maps is None:
+        return found | dict.fromkeys(PIXEL_METRICS, float("nan"))
+    pixel = detection_metrics(masks, maps, what="pixel scores")
+    pro = average_pro(maps, masks)
+    values = (pixel.auroc, pixel.average_precision, pixel.f1_max, pro)
+    return found | dict(zip(PIXEL_METRICS, values, strict=True))
+
+
+def load_images(
+    samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 32
+) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) of uint8 images, prepared as the protocol says, for ``PaDiM.fit``.
+
+    Raises PadimBenchError, naming the file, for an image that cannot be read.
+    """
+    import torch
+
+    chosen = get_protocol(protocol)
+    for start in range(0, len(samples), batch_size):
+        images = [prepare_image(read_image(s.image)[0], chosen) for s in samples[start : start + batch_size]]
+        yield torch.from_numpy(np.stack(images))
+
+
+def evaluate(model: PaDiM, category: Category, *, batch_size: int = 32) -> dict[str, float]:
+    """Scores the test images of ``category`` and returns :func:`compute_metrics` of them."""
+    import torch
+
+    loaded = load_category(category, model.protocol)
+    results = [model.score(batch) for batch in torch.split(torch.from_numpy(loaded.test), batch_size)]
+    maps = torch.cat([m for m, _ in results]).cpu().numpy()
+    scores = torch.cat([s for _, s in results]).cpu().numpy()
+    return compute_metrics(loaded.labels, scores, loaded.masks, maps)

@@ -1,0 +1,247 @@
+"""One multivariate Gaussian per position (section III-B, equation 1) and its distances (III-C, equation 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, Strategy, get_strategy
+
+# Covariances made at a time when fitting, and state widened at a time when scoring: the first bounds
+# memory, the second keeps a tile inside the cache.
+_FIT_BYTES = 64 << 20
+_APPLY_BYTES = 4 << 20
+# A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
+_RESIDUAL_LIMIT = 0.25
+
+
+def _tiles(total: int, bytes_each: int, budget: int) -> Iterator[slice]:
+    step = max(1, budget // max(1, bytes_each))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+class TrainingMoments:
+    """What is kept of the training images: the selected features, or past a limit, mean and scatter.
+
+    Features stay on their own layers' grids (a fraction of the n * P * d embeddings). Past
+    ``memory_limit`` bytes they are folded into centred moments by Chan's pairwise update, whose
+    memory does not grow with the number of images. Either way the moments are centred, mergeable
+    and read once, tile by tile.
+    """
+
+    def __init__(self, embedding: PatchEmbedding, dtype: torch.dtype, memory_limit: int) -> None:
+        self.embedding = embedding
+        self.dtype = dtype
+        self.memory_limit = memory_limit
+        self.n = 0
+        self._pending: list[list[Tensor]] = []
+        self._pending_n = 0
+        self._pending_bytes = 0
+        self._tiles: list[tuple[slice, Tensor, Tensor]] = []  # positions, mean, scatter
+        self._folded_n = 0
+
+    def update(self, selected: Sequence[Tensor]) -> None:
+        """Adds a batch of features as ``PatchEmbedding.select`` gives them.
+
+        Raises PadimBenchError if a feature is NaN or infinite.
+        """
+        for layer in selected:
+            if not torch.isfinite(layer).all():
+                raise PadimBenchError(
+                    f"features of training images {self.n} to {self.n + len(layer) - 1} contain NaN or infinity: "
+                    "check those images and the weights"
+                )
+        self._pending.append(list(selected))
+        self._pending_n += len(selected[0])
+        self._pending_bytes += sum(layer.numel() * layer.element_size() for layer in selected)
+        self.n += len(selected[0])
+        if self._pending_bytes > self.memory_limit:
+            self._fold()
+
+    def merge(self, other: TrainingMoments) -> None:
+        """Adds another's images, as if they had been seen here. Raises PadimBenchError if embeddings differ."""
+        if self.embedding != other.embedding:
+            raise PadimBenchError("models of different layers, channels or image sizes cannot be merged")
+        if other._tiles:
+            self._fold()
+            if not self._tiles:
+                self._tiles = [(p, m.clone(), s.clone()) for p, m, s in other._tiles]
+                self._folded_n = other._folded_n
+            else:
+                for mine, theirs in zip(self._tiles, other._tiles, strict=True):
+                    _chan_update(mine[1], mine[2], self._folded_n, theirs[1], theirs[2], other._folded_n)
+                self._folded_n += other._folded_n
+        self.n += other._folded_n
+        for batch in other._pending:
+            self.update(batch)
+
+    def tiles(self, epsilon: float, *, consume: bool = False) -> Iterator[tuple[slice, Tensor, PositionChunk]]:
+        """(positions, mean (P, D), moments) over all positions; ``consume`` frees folded tiles on the way."""
+        if self._tiles:
+            self._fold()
+            for i in range(len(self._tiles)):
+                positions, mean, scatter = self._tiles[i]
+                if consume:
+                    self._tiles[i] = (positions, mean, mean.new_empty(0))
+                yield positions, mean, PositionChunk(self.n, epsilon, scatter=scatter)
+            return
+        d = self.embedding.n_features
+        bytes_each = max(d * d, self.n * d) * torch.finfo(self.dtype).bits // 8
+        for positions in _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES):
+            mean, centred = self._centred(positions)
+            yield positions, mean, PositionChunk(self.n, epsilon, centred=centred)
+
+    def _centred(self, positions: slice) -> tuple[Tensor, Tensor]:
+        x = torch.cat([self.embedding.gather(batch, positions) for batch in self._pending], dim=1).to(self.dtype)
+        mean = x.mean(dim=1)
+        return mean, x.sub_(mean.unsqueeze(1))
+
+    def _fold(self) -> None:
+        """Moves the pending features into the moments."""
+        if not self._pending:
+            return
+        first = not self._tiles
+        d = self.embedding.n_features
+        bytes_each = max(d * d, self._pending_n * d) * torch.finfo(self.dtype).bits // 8
+        tiles = _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES) if first else [t[0] for t in self._tiles]
+        for i, positions in enumerate(tiles):
+            mean, centred = self._centred(positions)
+            scatter = torch.bmm(centred.mT, centred)
+            if first:
+                self._tiles.append((positions, mean, scatter))
+            else:
+                _chan_update(self._tiles[i][1], self._tiles[i][2], self._folded_n, mean, scatter, self._pending_n)
+        self._folded_n += self._pending_n
+        self._pending, self._pending_n, self._pending_bytes = [], 0, 0
+
+
+def _chan_update(mean: Tensor, scatter: Tensor, n: int, other_mean: Tensor, other_scatter: Tensor, m: int) -> None:
+    """Adds m images' mean and scatter to n images', in place (Chan, Golub and LeVeque 1979)."""
+    gap = other_mean - mean
+    scatter += other_scatter
+    scatter.baddbmm_(gap.unsqueeze(2), gap.unsqueeze(1), alpha=n * m / (n + m))
+    mean += gap * (m / (n + m))
+
+
+@dataclass
+class PatchGaussians:
+    """The fitted Gaussians of all positions.
+
+    Attributes:
+        embedding: what the D dimensions are.
+        strategy: how the inverse covariance is held.
+        n: training images.
+        epsilon: on the diagonal of every covariance.
+        mean: (P, D), float32 (float64 for float64 storage).
+        state: the strategy's tensors, (P, ...), in the storage dtype.
+        residual: largest relative error of the squared distance against float64 on sampled positions.
+        clamped: how many squared distances came out negative, and were set to 0, so far.
+    """
+
+    embedding: PatchEmbedding
+    strategy: Strategy
+    n: int
+    epsilon: float
+    mean: Tensor
+    state: State
+    residual: float = float("nan")
+    clamped: int = field(default=0)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the strategy's tensors and the means."""
+        return sum(t.numel() * t.element_size() for t in (*self.state.values(), self.mean))
+
+    def squared_distances(self, selected: Sequence[Tensor]) -> Tensor:
+        """Equation 2, squared: (B, P), never negative, of features as ``PatchEmbedding.select`` gives them."""
+        n_images = selected[0].shape[0]
+        out = self.mean.new_empty(n_images, self.embedding.n_positions)
+        width = torch.finfo(self.mean.dtype).bits // 8
+        values = sum(t[0].numel() for t in self.state.values())
+        bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
+        for positions in _tiles(self.embedding.n_positions, bytes_each, _APPLY_BYTES):
+            delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
+            delta -= self.mean[positions].unsqueeze(1)
+            tile = {k: t[positions].to(self.mean.dtype) for k, t in self.state.items()}
+            squared = self.strategy.apply(tile, delta.mT)
+            self.clamped += int((squared < 0).sum())
+            out[:, positions] = squared.clamp(min=0).T
+        return out
+
+
+def fit_gaussians(
+    moments: TrainingMoments,
+    *,
+    epsilon: float,
+    strategy: str = "cholesky",
+    storage: str = "float32",
+    consume: bool = False,
+    on_positions: Callable[[int], None] = lambda _: None,
+) -> PatchGaussians:
+    """Factorises the covariance of every position, tile by tile.
+
+    Args:
+        moments: of at least 2 images.
+        epsilon: added to the diagonal (equation 1).
+        strategy: a name in ``STRATEGY_NAMES``.
+        storage: a name in ``STORAGE_DTYPES``.
+        consume: free the moments on the way; they cannot be used again.
+        on_positions: told after each tile how many positions it had.
+
+    Raises:
+        PadimBenchError: fewer than 2 images, or an unknown name.
+        StrategyInvalidError: the factorisation is wrong or impossible.
+    """
+    if moments.n < 2:
+        raise PadimBenchError(f"{moments.n} training images: a covariance needs at least 2")
+    if storage not in STORAGE_DTYPES:
+        raise PadimBenchError(f"unknown dtype {storage!r}: choose one of {', '.join(STORAGE_DTYPES)}")
+    d, total = moments.embedding.n_features, moments.embedding.n_positions
+    chosen = get_strategy(strategy, moments.n, d)
+    working = torch.float64 if storage == "float64" else torch.float32
+    result: PatchGaussians | None = None
+    for positions, mean, chunk in moments.tiles(epsilon, consume=consume):
+        state = chosen.fit(chunk)
+        if result is None:
+            empty = {k: t.new_empty((total, *t.shape[1:]), dtype=STORAGE_DTYPES[storage]) for k, t in state.items()}
+            means = mean.new_empty((total, d), dtype=working)
+            result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, means, empty, residual=0.0)
+        result.mean[positions] = mean.to(working)
+        for key, value in state.items():
+            result.state[key][positions] = value.to(STORAGE_DTYPES[storage])
+        result.residual = max(result.residual, _residual(result, chunk, positions, working))
+        on_positions(positions.stop - positions.start)
+    assert result is not None
+    if chosen.exact and not result.residual <= _RESIDUAL_LIMIT:
+        raise StrategyInvalidError(
+            f"{chosen.name} in {storage} is wrong here: squared distances are off by up to "
+            f"{result.residual:.3g} relative to float64: use another strategy or dtype"
+        )
+    return result
+
+
+def _residual(fitted: PatchGaussians, chunk: PositionChunk, positions: slice, working: torch.dtype) -> float:
+    """Relative error of squared distances at the tile's first position, for random directions and covariates.
+
+    Half of the probes are isotropic, half are drawn from the Gaussian itself, as real data is.
+    """
+    one = PositionChunk(
+        chunk.n,
+        chunk.epsilon,
+        None if chunk.centred is None else chunk.centred[:1].double(),
+        None if chunk.scatter is None else chunk.scatter[:1].double(),
+    )
+    factor = one.cholesky()
+    generator = torch.Generator().manual_seed(positions.start)
+    noise = torch.randn(1, factor.shape[1], 8, generator=generator, dtype=torch.float64).to(factor.device)
+    delta = torch.cat([noise[:, :, :4], factor @ noise[:, :, 4:]], dim=2).to(working)
+    exact = torch.linalg.solve_triangular(factor, delta.double(), upper=False).square().sum(dim=1)
+    tile = {k: t[positions.start : positions.start + 1].to(working) for k, t in fitted.state.items()}
+    error = ((fitted.strategy.apply(tile, delta).double() - exact) / exact).abs().max()
+    return float(error) if torch.isfinite(error) else float("inf")

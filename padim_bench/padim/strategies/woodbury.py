@@ -1,0 +1,62 @@
+"""The low-rank form: with n images the sample covariance has rank n - 1 at most (Woodbury identity).
+
+Sigma = U diag(l) U^T + epsilon I, with r = min(n - 1, d) eigenpairs, so exactly
+
+    Sigma^(-1/2) = (I - V^T V) / sqrt(epsilon),   rows of V: sqrt(1 - sqrt(epsilon / (epsilon + l_i))) u_i.
+
+Only V, r rows of d, is stored. The squared distance |delta - V^T V delta|^2 / epsilon is a sum of
+squares: never negative, and without the cancellation of |delta|^2 - |V delta|^2, the usual form, which
+loses a factor of the condition number instead of its square root.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
+
+
+def fit(chunk: PositionChunk) -> State:
+    if chunk.centred is not None and chunk.n - 1 <= chunk.centred.shape[2]:
+        rows = _without_mean(chunk.centred) / (chunk.n - 1) ** 0.5
+        eigenvalues, vectors = torch.linalg.eigh(torch.bmm(rows, rows.mT))
+        # rows^T w = sqrt(l) u; the scale below is divided by sqrt(l) in the same step.
+        basis = torch.bmm(vectors.mT, rows)
+    else:
+        sigma = chunk.covariance()
+        sigma.diagonal(dim1=1, dim2=2).sub_(chunk.epsilon)
+        eigenvalues, vectors = torch.linalg.eigh(sigma)
+        rank = min(chunk.n - 1, sigma.shape[1])  # eigh sorts ascending; the rest is rounding
+        eigenvalues = eigenvalues[:, -rank:]
+        basis = vectors[:, :, -rank:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
+    root = (1 + eigenvalues.clamp(min=0) / chunk.epsilon).sqrt()
+    # (1 - 1 / root) / l with l = epsilon (root - 1) (root + 1): no 0 / 0 for directions without variance.
+    scale = (1 / (chunk.epsilon * root * (root + 1))).sqrt()
+    rows = (basis * scale.unsqueeze(2)).contiguous()
+    return {"rows": rows, "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon)}
+
+
+def _without_mean(centred: Tensor) -> Tensor:
+    """n centred rows as n - 1 with the same Gram sum: a Householder reflection takes the mean's row, 0, away."""
+    n = centred.shape[1]
+    mirror = torch.full((n, 1), n**-0.5, dtype=centred.dtype, device=centred.device)
+    mirror[0] += 1
+    mirror /= mirror.norm()
+    return (centred - 2 * mirror * torch.matmul(mirror.mT, centred))[:, 1:]
+
+
+def apply(state: State, delta: Tensor) -> Tensor:
+    rows = state["rows"]
+    residual = torch.baddbmm(delta, rows.mT, torch.bmm(rows, delta), alpha=-1)
+    return residual.square().sum(dim=1) / state["epsilon"]
+
+
+STRATEGY = Strategy(
+    name="woodbury",
+    summary="min(n - 1, d) rows of the low-rank form; exact; smallest when n < d / 2; never negative",
+    exact=True,
+    fit=fit,
+    apply=apply,
+    n_values=lambda n, d: min(n - 1, d) * d + 1,
+)

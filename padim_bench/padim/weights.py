@@ -1,0 +1,222 @@
+"""Which weights a backbone gets, and what they may be called.
+
+timm's bare names load other weights than the paper's, so nothing is ever assumed: a tag
+(``resnet18.tv_in1k``), a file, a directory of files, or ``random`` is named by the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from padim_bench.errors import PadimBenchError
+
+ENVIRONMENT_VARIABLE = "PADIM_BENCH_WEIGHTS"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HUB_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that a backbone can load.
+
+    Attributes:
+        arch: timm architecture name, without tag.
+        label: how records and tables name them: a tag, a file name with its digest, or untrained.
+        sha256: of the file; for untrained weights of their seed's name.
+        trained: False for ``random``.
+        mean, std: the normalisation they expect, per RGB channel on a 0..1 scale.
+        path: the safetensors file; None for ``random``.
+        seed: of untrained weights.
+        note: what the file's metadata says of itself.
+    """
+
+    arch: str
+    label: str
+    sha256: str
+    trained: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    path: Path | None = None
+    seed: int | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For records: everything but where the file lies."""
+        fields = asdict(self)
+        del fields["path"]
+        return fields
+
+
+def split_name(backbone: str) -> tuple[str, str | None]:
+    """``resnet18.tv_in1k`` -> ("resnet18", "tv_in1k"); a bare name has no tag.
+
+    Raises PadimBenchError for an architecture or tag that timm does not know.
+    """
+    import timm
+
+    arch, _, tag = backbone.partition(".")
+    if not timm.is_model(arch):
+        close = timm.list_models(f"*{arch}*")[:5] or ["resnet18", "wide_resnet50_2", "tf_efficientnet_b5"]
+        raise PadimBenchError(f"unknown backbone {arch!r}: timm has {', '.join(close)}, ...")
+    if tag and tag not in known_tags(arch):
+        raise PadimBenchError(f"unknown tag in {backbone!r}: timm has {_tag_list(arch)}")
+    return arch, tag or None
+
+
+@cache
+def known_tags(arch: str) -> tuple[str, ...]:
+    """The tags of timm's pretrained weights of an architecture."""
+    import timm
+
+    names = timm.list_pretrained(f"{arch}.*")
+    return tuple(n.partition(".")[2] for n in names)
+
+
+def _tag_list(arch: str) -> str:
+    return ", ".join(f"{arch}.{tag}" for tag in known_tags(arch)) or "none"
+
+
+def resolve_weights(backbone: str, weights: str | Path | None = None) -> Weights:
+    """Finds the weights of ``backbone``: a named file or directory, the environment's, or timm's hub.
+
+    Args:
+        backbone: a timm name, with tag (``resnet18.tv_in1k``) or bare.
+        weights: a safetensors file, a directory of ``<arch>.<tag>.safetensors`` and
+            ``<arch>.safetensors`` files, ``random`` or ``random:SEED``; None for the directory in
+            PADIM_BENCH_WEIGHTS, if set, and then the hub.
+
+    Raises:
+        PadimBenchError: an unknown name, a bare name without weights, or weights that cannot be had.
+    """
+    arch, tag = split_name(backbone)
+    if weights is None:
+        weights = os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if weights is not None and str(weights).partition(":")[0] == "random":
+        return _random(arch, str(weights))
+    path = Path(weights) if weights is not None else None
+    if path is not None and not path.exists():
+        raise PadimBenchError(f"no such weights: {path}: give a .safetensors file, a directory of them, or 'random'")
+    if path is not None and path.is_file():
+        return _from_file(arch, path, tag)
+    found = _in_directory(arch, tag, path) if path is not None else None
+    if found is not None:
+        return _from_file(arch, found, tag)
+    if tag is None:
+        if path is not None:
+            raise PadimBenchError(f"{path} has no {arch}.safetensors: put it there, or name a tag: {_tag_list(arch)}")
+        raise PadimBenchError(
+            f"{arch} names no weights: add a tag ({_tag_list(arch)}), or --weights FILE, DIR or random"
+        )
+    return _from_file(arch, _from_hub(arch, tag, path), tag)
+
+
+def _random(arch: str, weights: str) -> Weights:
+    seed = weights.partition(":")[2] or "0"
+    if not seed.isdigit():
+        raise PadimBenchError(f"weights {weights!r}: write random or random:SEED with a whole number")
+    digest = hashlib.sha256(f"padim-bench untrained 1 {arch} {seed}".encode()).hexdigest()
+    label = f"untrained random weights (seed {seed})"
+    return Weights(arch, label, digest, False, IMAGENET_MEAN, IMAGENET_STD, seed=int(seed))
+
+
+def _in_directory(arch: str, tag: str | None, directory: Path) -> Path | None:
+    """A tag takes only the file of that tag: ``<arch>.safetensors`` may hold any weights."""
+    if tag is not None:
+        exact = directory / f"{arch}.{tag}.safetensors"
+        return exact if exact.is_file() else None
+    bare = directory / f"{arch}.safetensors"
+    if bare.is_file():
+        return bare
+    tagged = [p for t in known_tags(arch) if (p := directory / f"{arch}.{t}.safetensors").is_file()]
+    if len(tagged) > 1:
+        names = ", ".join(p.stem for p in tagged)
+        raise PadimBenchError(f"{directory} has several weights of {arch}: name one as the backbone: {names}")
+    return tagged[0] if tagged else None
+
+
+def _from_file(arch: str, path: Path, tag: str | None) -> Weights:
+    """The label is the tag only for a file named after it, or one that the hub gave for it."""
+    from safetensors import SafetensorError, safe_open
+
+    named = path.name.removeprefix(f"{arch}.").removesuffix(".safetensors")
+    tag = tag or (named if named in known_tags(arch) else None)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        with path.open("rb") as raw:
+            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+    except (SafetensorError, OSError) as error:
+        raise PadimBenchError(f"cannot read weights {path} ({error}): fetch the file again") from error
+    mean, std = _normalisation(arch, tag)
+    label = f"{arch}.{tag}" if tag else f"{path.name} (sha256 {digest[:12]})"
+    return Weights(arch, label, digest, True, mean, std, path=path, note=metadata.get("note", ""))
+
+
+def _normalisation(arch: str, tag: str | None) -> tuple[Any, Any]:
+    """timm's for the tag; ImageNet's for a file of unknown origin."""
+    import timm
+
+    config = timm.get_pretrained_cfg(f"{arch}.{tag}") if tag else None
+    return (tuple(config.mean), tuple(config.std)) if config else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _from_hub(arch: str, tag: str, directory: Path | None) -> Path:
+    """The file of a tag from the hub or its local cache. Raises PadimBenchError, saying what to fetch."""
+    import timm
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    config = timm.get_pretrained_cfg(f"{arch}.{tag}")
+    repo = (config.hf_hub_id if config else None) or f"timm/{arch}.{tag}"
+    cached = try_to_load_from_cache(repo, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    reason = hub_unreachable()
+    if reason is None:
+        try:
+            return Path(hf_hub_download(repo, "model.safetensors", etag_timeout=_HUB_TIMEOUT_S))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            reason = str(error).splitlines()[0]
+    where = directory if directory is not None else "DIR"
+    similar = directory is not None and (directory / f"{arch}.safetensors").is_file()
+    raise PadimBenchError(
+        f"no weights {arch}.{tag}: the hub cannot be reached ({reason}): download "
+        f"https://huggingface.co/{repo}/resolve/main/model.safetensors, save it as "
+        f"{where}/{arch}.{tag}.safetensors and pass --weights {where}"
+        + (f"; or use --backbone {arch} for {where}/{arch}.safetensors, whose tag is unknown" if similar else "")
+    )
+
+
+@cache
+def hub_unreachable() -> str | None:
+    """Why the hub cannot be reached, or None if it can: asked once per process, for a few seconds.
+
+    huggingface_hub's own retries take half a minute per file before they give up.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set"
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_HUB_TIMEOUT_S):
+                outcome.append(None)
+        except urllib.error.HTTPError:
+            outcome.append(None)  # it answered
+        except (OSError, ValueError) as error:
+            outcome.append(str(getattr(error, "reason", error)))
+
+    # A thread, since name resolution heeds no timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HUB_TIMEOUT_S + 1)
+    return outcome[0] if outcome else f"no answer in {_HUB_TIMEOUT_S:.0f} s"
