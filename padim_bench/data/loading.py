@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from padim_bench.data.samples import Category, Sample
-from padim_bench.data.transforms import prepare_image, prepare_mask, read_image
+from padim_bench.data.transforms import file_digest, prepare_image, prepare_mask, read_image
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Protocol
 
@@ -62,15 +63,33 @@ def load_category(
         for _ in pool.map(load, range(len(samples))):  # at a failure, map cancels what has not begun
             on_image()
     labels = np.array([s.label for s in category.test], dtype=np.int64)
-    digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, digest)
+    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, _digest(lines))
+
+
+def split_digest(category: Category, *, threads: int = 1) -> str:
+    """``LoadedCategory.split_digest`` without decoding anything. Raises PadimBenchError as loading does."""
+
+    def line(sample: Sample) -> str:
+        mask = "" if sample.mask is None else _line(category, sample.mask, "", file_digest(sample.mask))
+        return _line(category, sample.image, sample.label, file_digest(sample.image)) + mask
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        return _digest(list(pool.map(line, (*category.train, *category.test))))
+
+
+def _line(category: Category, path: Path, label: int | str, digest: str) -> str:
+    return f"{path.relative_to(category.root).as_posix()} {label} {digest}\n"
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def _load_sample(
     sample: Sample, category: Category, protocol: Protocol, mask_out: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.uint8], str]:
     image, digest = read_image(sample.image)
-    line = f"{sample.image.relative_to(category.root).as_posix()} {sample.label} {digest}\n"
+    line = _line(category, sample.image, sample.label, digest)
     if mask_out is not None and sample.mask is not None:
         mask, digest = read_image(sample.mask)
         if mask.size != image.size:
@@ -79,5 +98,5 @@ def _load_sample(
                 f"{image.width}x{image.height}: export the mask at the image's size"
             )
         mask_out[:] = prepare_mask(mask, protocol)
-        line += f"{sample.mask.relative_to(category.root).as_posix()} {digest}\n"
+        line += _line(category, sample.mask, "", digest)
     return prepare_image(image, protocol), line

@@ -26,16 +26,25 @@ def read_image(path: Path) -> tuple[Image.Image, str]:
 
     Raises PadimBenchError, naming the file, when it cannot be read, is corrupt or is truncated.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PadimBenchError(f"cannot read {path}: {error.strerror}: check the file and its permissions") from error
+    content = _read_bytes(path)
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PadimBenchError(f"corrupt or truncated image {path} ({error}): fetch or export the file again") from error
     return image, hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file. Raises PadimBenchError, naming it, when it cannot be read."""
+    return hashlib.sha256(_read_bytes(path)).hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PadimBenchError(f"cannot read {path}: {error.strerror}: check the file and its permissions") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -73,6 +73,11 @@ class Backbone(nn.Module):
         """
         return _run(self.model, self.layers, self._prepare(images))
 
+    def grids(self, size: int) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each layer for square images of ``size`` pixels."""
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        return tuple((int(f.shape[2]), int(f.shape[3])) for f in self(blank))
+
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W)")
@@ -150,13 +155,18 @@ def paper_layers(arch: str, layers: str = "paper") -> tuple[str, ...]:
     )
 
 
+def layer_names(arch: str, layers: str | Sequence[str] = "paper") -> tuple[str, ...]:
+    """timm module names of ``layers``: "paper", a named reading, names joined by "+", or names."""
+    if isinstance(layers, str) and layers in LAYER_OPTIONS:
+        return paper_layers(arch, layers)
+    return tuple(layers.split("+") if isinstance(layers, str) else layers)
+
+
 def _build(arch: str, layers: str | Sequence[str]) -> tuple[nn.Module, tuple[str, ...], list[torch.Size]]:
     """The pruned architecture without storage, the layers' names and their output shapes at 224x224."""
     import timm
 
-    names = paper_layers(arch, layers) if isinstance(layers, str) and layers in LAYER_OPTIONS else None
-    if names is None:
-        names = tuple(layers.split("+") if isinstance(layers, str) else layers)
+    names = layer_names(arch, layers)
     with torch.device("meta"):
         model: nn.Module = timm.create_model(arch, pretrained=False).eval()
     known = dict(model.named_modules())

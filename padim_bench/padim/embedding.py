@@ -88,6 +88,11 @@ class PatchEmbedding:
             first += n
         return parts
 
+    @property
+    def local_channels(self) -> list[Tensor]:
+        """Per layer, the kept channels counted within that layer, in embedding order."""
+        return [local for local, _, _ in self._parts]
+
     def select(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The kept channels of each layer on its own grid: (B, c_l, h_l * w_l), contiguous, so the rest is freed."""
         return [f.flatten(2)[:, local.to(f.device)] for f, (local, _, _) in zip(features, self._parts, strict=True)]

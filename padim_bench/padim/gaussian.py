@@ -172,6 +172,11 @@ class PatchGaussians:
             squared = self.strategy.apply(tile, delta.mT)
             self.clamped += int((squared < 0).sum())
             out[:, positions] = squared.clamp(min=0).T
+        if not torch.isfinite(out).all():
+            bad = int(torch.nonzero(~torch.isfinite(out).all(dim=1))[0])
+            raise PadimBenchError(
+                f"distances of image {bad} of the batch are NaN or infinite: check it and the weights"
+            )
         return out
 
 

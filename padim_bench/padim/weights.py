@@ -105,6 +105,11 @@ def resolve_weights(backbone: str, weights: str | Path | None = None) -> Weights
     if path is not None and not path.exists():
         raise PadimBenchError(f"no such weights: {path}: give a .safetensors file, a directory of them, or 'random'")
     if path is not None and path.is_file():
+        if tag is not None and path.name != f"{arch}.{tag}.safetensors":
+            raise PadimBenchError(
+                f"{path} is not named {arch}.{tag}.safetensors, so it may hold other weights: rename it if it is "
+                f"that tag's file, or use --backbone {arch}"
+            )
         return _from_file(arch, path, tag)
     found = _in_directory(arch, tag, path) if path is not None else None
     if found is not None:

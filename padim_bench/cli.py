@@ -1,0 +1,477 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 1 our fault, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from padim_bench import __version__
+from padim_bench.errors import PadimBenchError
+
+if TYPE_CHECKING:
+    from padim_bench.data.samples import Category
+    from padim_bench.harness.runner import Outcome, Settings
+
+DATA_VARIABLE = "PADIM_BENCH_DATA"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad input is one line on standard error, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PadimBenchError(f"{message}: see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        with _Output(as_json=getattr(arguments, "json", False)) as output:
+            arguments.command(arguments, output)
+        return 0
+    except PadimBenchError as error:
+        _say(f"padim-bench: error: {error}")
+        return 2
+    except KeyboardInterrupt as error:
+        done = str(error)
+        _say(f"padim-bench: interrupted{': ' + done + '; the same command resumes' if done else ''}")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output has gone
+        return 0
+    except Exception:
+        traceback.print_exc()
+        _say("padim-bench: this is a fault of padim-bench itself; please report it with the lines above")
+        return 1
+
+
+class _Output:
+    """Standard output. With ``--json`` it carries one document: all else that is printed goes to standard error.
+
+    Native libraries write to the file descriptor itself (oneMKL does), so that is what is redirected.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._real: int | None = None
+
+    def __enter__(self) -> _Output:
+        if self.as_json:
+            sys.stdout.flush()
+            self._real = os.dup(1)
+            os.dup2(2, 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._real is not None:
+            sys.stdout.flush()
+            os.dup2(self._real, 1)
+            os.close(self._real)
+
+    def document(self, value: dict[str, Any]) -> None:
+        from padim_bench.harness.records import to_json
+
+        if self._real is not None:
+            with os.fdopen(os.dup(self._real), "w", encoding="utf-8") as out:
+                out.write(to_json(value) + "\n")
+
+    def text(self, line: str = "") -> None:
+        """For people: nothing with ``--json``."""
+        if not self.as_json:
+            print(line)
+
+
+def _say(message: str) -> None:
+    print(" ".join(message.split("\n")), file=sys.stderr, flush=True)
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _positive(text: str) -> int:
+    if (value := _whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return value
+
+
+def _features(text: str) -> list[int | None]:
+    return [None if part == "all" else _positive(part) for part in _names(text)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="padim-bench", description="Benchmark and reproducibility suite for PaDiM (arXiv:2011.08785)."
+    )
+    parser.add_argument("--version", action="version", version=f"padim-bench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="fit and score categories with the options given")
+    _common(run)
+    run.add_argument("--dataset", choices=["mvtec", "folder"], default="mvtec", help="layout of --data")
+    run.add_argument("--backbone", required=True, metavar="NAME", help="timm name, as resnet18.tv_in1k")
+    run.add_argument(
+        "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
+    )
+    run.add_argument("--n-features", type=_features, default=[100], metavar="N[,N]|all", help="channels kept")
+    run.add_argument("--seed", type=lambda t: [_whole(p) for p in _names(t)], default=[0], metavar="N[,N]")
+    run.add_argument("--strategy", type=_names, default=["cholesky"], metavar="NAME[,NAME]")
+    run.add_argument("--dtype", type=_names, default=["float32"], metavar="NAME[,NAME]", help="storage of the state")
+    run.add_argument("--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation")
+    run.add_argument("--epsilon", type=float, help="on the covariance's diagonal, instead of the protocol's")
+    run.add_argument("--sigma", type=float, help="of the smoothing, instead of the protocol's")
+    run.set_defaults(command=_run)
+
+    reproduce = commands.add_parser("reproduce", help="regenerate the paper's tables beside its numbers")
+    reproduce.add_argument("tables", nargs="*", metavar="TABLE", help="table3, table5, ...; none for all")
+    _common(reproduce)
+    reproduce.add_argument("--backbones", type=_names, help="only these, as resnet18,wide_resnet50_2.tv_in1k")
+    reproduce.set_defaults(command=_reproduce)
+
+    listing = commands.add_parser("list", help="what there is to choose from")
+    listing.add_argument("what", choices=["backbones", "strategies", "protocols", "tables", "datasets"])
+    listing.set_defaults(command=_list)
+
+    doctor = commands.add_parser("doctor", help="versions, and whether this machine's linear algebra is right")
+    doctor.add_argument("--threads", type=_positive, default=None)
+    doctor.add_argument("--device", default="cpu")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+
+    data = commands.add_parser("data", help="get, check or draw a dataset")
+    actions = data.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    download = actions.add_parser("download", help="fetch, check and unpack; resumable")
+    download.add_argument("name", help="mvtec-ad")
+    download.add_argument("--root", type=Path, required=True, help="where it goes")
+    download.add_argument("--archive", type=Path, help="a file fetched by hand, instead of the network")
+    download.add_argument("--url", help="another link to the same file")
+    download.set_defaults(command=_download)
+    verify = actions.add_parser("verify", help="check a tree in MVTec AD layout")
+    verify.add_argument("--root", "--data", dest="root", type=Path, default=None, help=f"default: ${DATA_VARIABLE}")
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(command=_verify)
+    demo = actions.add_parser("demo", help="draw the demo dataset")
+    demo.add_argument("--root", type=Path, required=True)
+    demo.add_argument("--seed", type=_whole, default=0)
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help=f"dataset root, default ${DATA_VARIABLE}")
+    parser.add_argument("--categories", type=_names, help="as bottle,screw; default: all present")
+    parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
+    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
+    parser.add_argument("--batch-size", type=_positive, default=32)
+    parser.add_argument("--executor", default="serial", help="serial, processes:N or dask:ADDRESS")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from dataclasses import replace
+
+    import torch
+
+    from padim_bench.harness.runner import Settings
+    from padim_bench.protocols import get_protocol
+
+    protocol = get_protocol(arguments.protocol)
+    for field in ("epsilon", "sigma"):
+        value = getattr(arguments, field, None)
+        if value is not None and value != getattr(protocol, field):
+            protocol = replace(protocol, name=f"{protocol.name}+{field}={value:g}", **{field: value})
+    _check_device(arguments.device)
+    threads = arguments.threads or torch.get_num_threads()
+    return Settings(protocol, arguments.device, threads, arguments.batch_size)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise PadimBenchError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
+        ) from error
+
+
+def _data_root(arguments: argparse.Namespace) -> Path | None:
+    if arguments.data is not None:
+        return Path(arguments.data)
+    return Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None
+
+
+def _categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
+    from padim_bench.data.folder import folder
+    from padim_bench.data.mvtec import list_categories, mvtec
+
+    if getattr(arguments, "dataset", "mvtec") == "folder":
+        return [folder(root)]
+    wanted = arguments.categories if arguments.categories is not None else list_categories(root)
+    if not wanted:
+        raise PadimBenchError("--categories names none: write them as bottle,screw")
+    return [mvtec(root, name) for name in dict.fromkeys(wanted)]
+
+
+def _run(arguments: argparse.Namespace, output: _Output) -> None:
+    root = _data_root(arguments)
+    if root is None:
+        raise PadimBenchError(f"no dataset: give --data DIR or set {DATA_VARIABLE} ('padim-bench data demo' draws one)")
+    categories = _categories(root, arguments)
+    settings = _settings(arguments)
+
+    from padim_bench.harness.executors import open_executor
+    from padim_bench.harness.runner import ModelSpec, plan, run
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+    from padim_bench.padim.weights import resolve_weights
+
+    for option, given, known in (
+        ("--strategy", arguments.strategy, STRATEGY_NAMES),
+        ("--dtype", arguments.dtype, tuple(STORAGE_DTYPES)),
+    ):
+        if unknown := [name for name in given if name not in known] or ([] if given else ["nothing"]):
+            raise PadimBenchError(f"{option} {unknown[0]}: choose from {', '.join(known)}")
+    weights = resolve_weights(arguments.backbone, arguments.weights)
+    models = [
+        ModelSpec(weights, arguments.layers, n, seed, strategy, dtype, arguments.compute_dtype)
+        for n, seed, strategy, dtype in product(
+            arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype
+        )
+    ]
+    with open_executor(arguments.executor) as executor:
+        outcomes = run(plan(categories, models, settings), arguments.results, executor=executor, on_message=_say)
+    output.document({"runs": [_summary(o) for o in outcomes]})
+    _print_runs(outcomes, output)
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    record = outcome.record
+    return {
+        "category": record["dataset"]["category"],
+        "status": record["status"],
+        "reason": record["reason"],
+        "resumed": outcome.resumed,
+        "config": record["config"],
+        "weights": record["weights"],
+        "metrics": record["metrics"],
+        "strategy_used": record["strategy_used"],
+        "timings_s": record["timings_s"],
+        "memory_bytes": record["memory"]["peak_rss_bytes"],
+        "state_bytes": record["state_bytes"],
+        "residual": record["residual"],
+        "record": outcome.path.as_posix(),
+    }
+
+
+def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
+    first = outcomes[0].record
+    output.text(f"weights: {first['weights']['label']}; protocol: {first['config']['protocol']['name']}; in percent")
+    wide = max(8, *(len(o.record["dataset"]["category"]) for o in outcomes))
+    output.text(
+        f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {'im.AUROC':>8} {'px.AUROC':>8} {'PRO':>7} "
+        f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
+    )
+    for outcome in outcomes:
+        record, config = outcome.record, outcome.config
+        start = f"{config.category:{wide}} {config.model_name:22} {config.strategy:12} {config.dtype:8}"
+        if record["status"] != "ok":
+            output.text(f"{start} INVALID (no numbers): see the record")
+            continue
+        shown = [record["metrics"][k] for k in ("image_auroc", "pixel_auroc", "pro")]
+        values = "".join(
+            f" {'-' if v is None else f'{100 * v:.2f}':>{w}}" for v, w in zip(shown, (8, 8, 7), strict=True)
+        )
+        output.text(
+            f"{start}{values} {record['timings_s']['fit']:7.2f} {record['state_bytes'] / 1e6:9.1f} "
+            f"{record['residual']:9.1e}"
+        )
+    output.text(f"records: {outcomes[0].path.parent.as_posix()}")
+
+
+def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
+    from padim_bench.report.spec import load_spec, table_names
+
+    specs = [load_spec(name) for name in arguments.tables or table_names()]
+    root, results = _data_root(arguments), arguments.results
+    settings = _settings(arguments)
+
+    from padim_bench.harness.executors import open_executor
+    from padim_bench.report.render import to_markdown
+    from padim_bench.reproduction import REAL_THING, demo_categories, reproduce
+
+    demo = root is None
+    if root is None:
+        results = results / "demo"
+        _say("no --data: running on the demo dataset, which is drawn, not photographed")
+        categories = demo_categories(results, arguments.categories)
+    else:
+        categories = _categories(root, arguments)
+    with open_executor(arguments.executor) as executor:
+        found = reproduce(
+            specs,
+            categories,
+            results=results,
+            settings=settings,
+            weights=arguments.weights,
+            untrained_fallback=demo,
+            backbones=arguments.backbones,
+            executor=executor,
+            on_message=_say,
+        )
+    for table in found.tables:
+        output.text(to_markdown(table))
+    output.text(
+        f"written to {(results / 'tables').as_posix()}: " + ", ".join(p.name for f in found.files.values() for p in f)
+    )
+    if demo:
+        output.text(REAL_THING)
+    output.document(
+        {
+            "dataset": found.tables[0].dataset if found.tables else None,
+            "tables": [
+                {
+                    "name": t.spec.name,
+                    "title": t.heading,
+                    "warnings": list(t.warnings),
+                    "files": [p.as_posix() for p in found.files[t.spec.name]],
+                    "missing": t.missing,
+                    "cells": [vars(c) | {"difference": c.difference} for c in t.cells],
+                }
+                for t in found.tables
+            ],
+            "runs": [_summary(o) for o in found.outcomes],
+        }
+    )
+
+
+def _list(arguments: argparse.Namespace, output: _Output) -> None:
+    listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
+        "backbones": _list_backbones,
+        "strategies": _list_strategies,
+        "protocols": _list_protocols,
+        "tables": _list_tables,
+        "datasets": _list_datasets,
+    }
+    rows = listings[arguments.what]()
+    wide = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        output.text(f"{name:{wide}}  {text}")
+
+
+def _list_backbones() -> list[tuple[str, str]]:
+    from padim_bench.padim.backbones import paper_layers
+    from padim_bench.padim.weights import known_tags
+
+    rows = []
+    for arch in ("resnet18", "wide_resnet50_2", "tf_efficientnet_b5", "tf_efficientnet_b4"):
+        layers = "+".join(paper_layers(arch))
+        rows += [(f"{arch}.{tag}", layers) for tag in known_tags(arch)]
+    return [*rows, ("ARCH[.TAG]", "any other timm model, with --layers")]
+
+
+def _list_strategies() -> list[tuple[str, str]]:
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
+
+    rows = [(s.name, s.summary + ("" if s.exact else " (not exact)")) for s in STRATEGIES.values()]
+    return [*rows, ("auto", "the exact one that stores least"), ("--dtype", ", ".join(STORAGE_DTYPES))]
+
+
+def _list_protocols() -> list[tuple[str, str]]:
+    from padim_bench.protocols import PROTOCOLS
+
+    return [(p.name, p.source) for p in PROTOCOLS.values()]
+
+
+def _list_tables() -> list[tuple[str, str]]:
+    from padim_bench.report.spec import load_spec, table_names
+
+    specs = [load_spec(name) for name in table_names()]
+    return [(s.name, f"Table {s.number}: {s.title} ({', '.join(m.title for m in s.models)})") for s in specs]
+
+
+def _list_datasets() -> list[tuple[str, str]]:
+    from padim_bench.data.demo import DEMO_CATEGORIES
+    from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+
+    return [
+        ("mvtec-ad", f"MVTec AD: {', '.join((*MVTEC_TEXTURES, *MVTEC_OBJECTS))}"),
+        ("demo", f"drawn, for trying things out: {', '.join(DEMO_CATEGORIES)}"),
+        ("mvtec", "any dataset in MVTec AD layout (--dataset mvtec, the default)"),
+        ("folder", "normal/, anomalous/ and optionally normal_test/ and masks/ (--dataset folder)"),
+    ]
+
+
+def _doctor(arguments: argparse.Namespace, output: _Output) -> None:
+    import torch
+
+    from padim_bench.harness.doctor import diagnose
+
+    _check_device(arguments.device)
+    found = diagnose(arguments.threads or torch.get_num_threads(), arguments.device)
+    output.document(found)
+    for key, value in found["environment"].items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        output.text(f"{key + ':':16} {text}")
+    output.text()
+    for row in found["checks"]:
+        what = f"{row['operation']:24} d = {row['d'] or '?':<4} {row['dtype'] or '':8}"
+        detail = (
+            row["problem"] or f"residual {'not finite' if row['residual'] is None else format(row['residual'], '.1e')}"
+        )
+        output.text(f"{what} {'right' if row['right'] else 'WRONG':5}  {detail}")
+    if not all(row["right"] for row in found["checks"]):
+        output.text(
+            "\nBatched LU and inverse are wrong on many multi-threaded CPUs (pytorch#142815). No strategy but the "
+            "guarded explicit-lu uses them."
+        )
+
+
+def _download(arguments: argparse.Namespace, output: _Output) -> None:
+    from padim_bench.data.download import SOURCES, download
+
+    if arguments.name in SOURCES:
+        output.text(f"Licence of {arguments.name}: {SOURCES[arguments.name].licence}")
+    root = download(arguments.name, arguments.root, url=arguments.url, archive=arguments.archive)
+    output.text(f"{arguments.name} is in {root}: use it with --data {root} or {DATA_VARIABLE}={root}")
+
+
+def _verify(arguments: argparse.Namespace, output: _Output) -> None:
+    from padim_bench.data.download import verify
+
+    root = arguments.root or os.environ.get(DATA_VARIABLE)
+    if not root:
+        raise PadimBenchError(f"no dataset: give --root DIR or set {DATA_VARIABLE}")
+    report = verify(Path(root))
+    output.document(report.to_dict())
+    for category in report.categories:
+        state = "ok" if category.ok else f"{len(category.problems)} problems"
+        output.text(f"{category.name:12} {state if category.present else 'absent'}")
+        for problem in category.problems:
+            output.text(f"  {problem}")
+    if not report.ok:
+        bad = [c.name for c in report.categories if not c.ok]
+        raise PadimBenchError(f"{root}: problems in {', '.join(bad)}: fetch those categories again")
+
+
+def _demo(arguments: argparse.Namespace, output: _Output) -> None:
+    from padim_bench.data.demo import make_demo
+
+    root = make_demo(arguments.root, seed=arguments.seed)
+    output.text(f"demo dataset is in {root}: use it with --data {root}")

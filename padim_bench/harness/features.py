@@ -1,0 +1,61 @@
+"""Features of a category, computed once for every configuration that shares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.embedding import PatchEmbedding
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature maps (n, c, h, w) of some images, per layer, with only the channels that some run keeps."""
+
+    layers: dict[str, Tensor]
+    kept: dict[str, Tensor]  # per layer, the channels held, ascending
+
+    def select(self, names: Sequence[str], embedding: PatchEmbedding) -> list[Tensor]:
+        """What ``embedding.select`` would give of the whole feature maps of the layers ``names``."""
+        selected = []
+        for name, wanted in zip(names, embedding.local_channels, strict=True):
+            held = torch.searchsorted(self.kept[name], wanted)
+            selected.append(self.layers[name].flatten(2)[:, held.to(self.layers[name].device)])
+        return selected
+
+
+def union_of_channels(embeddings: Sequence[tuple[Sequence[str], PatchEmbedding]]) -> dict[str, Tensor]:
+    """Per layer, the channels that any of (layer names, embedding) keeps."""
+    wanted: dict[str, list[Tensor]] = {}
+    for names, embedding in embeddings:
+        for name, channels in zip(names, embedding.local_channels, strict=True):
+            wanted.setdefault(name, []).append(channels)
+    return {name: torch.unique(torch.cat(parts)) for name, parts in wanted.items()}
+
+
+def extract(
+    backbone: Backbone,
+    images: NDArray[np.uint8],
+    kept: dict[str, Tensor],
+    *,
+    batch_size: int,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> Features:
+    """One backbone pass over ``images`` (n, 3, S, S)."""
+    out: dict[str, Tensor] = {}
+    done = 0
+    for batch in torch.split(torch.from_numpy(images), batch_size):
+        for name, feature in zip(backbone.layers, backbone(batch), strict=True):
+            part = feature[:, kept[name].to(feature.device)]
+            if name not in out:  # filled in place: a list and its concatenation would be held twice
+                out[name] = part.new_empty(len(images), *part.shape[1:])
+            out[name][done : done + len(batch)] = part
+        done += len(batch)
+        on_images(len(batch))
+    return Features(out, kept)

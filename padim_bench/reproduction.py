@@ -1,0 +1,152 @@
+"""``padim-bench reproduce``: from data at hand to the paper's tables beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from padim_bench.data.demo import make_demo
+from padim_bench.data.mvtec import list_categories, mvtec
+from padim_bench.data.samples import Category
+from padim_bench.errors import PadimBenchError
+from padim_bench.harness.config import RunConfig
+from padim_bench.harness.records import Record, check_mergeable, write_text
+from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
+from padim_bench.padim.weights import Weights, resolve_weights
+from padim_bench.report.render import index_page, to_csv, to_latex, to_markdown
+from padim_bench.report.spec import TableModel, TableSpec
+from padim_bench.report.tables import Table, build_table
+
+REAL_THING = (
+    "For the paper's own data: padim-bench data download mvtec-ad --root DIR (4.9 GB; prints the licence), "
+    "then tox -e reproduce -- --data DIR. "
+    "For its weights: a network that reaches the hub, or --weights DIR with files named "
+    "resnet18.tv_in1k.safetensors, wide_resnet50_2.tv_in1k.safetensors, tf_efficientnet_b5.aa_in1k.safetensors."
+)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Tables, the files written for each, and the runs behind them."""
+
+    tables: tuple[Table, ...]
+    files: dict[str, list[Path]]
+    outcomes: tuple[Outcome, ...]
+
+
+def demo_categories(results: Path, wanted: Sequence[str] | None) -> list[Category]:
+    """The demo data set, drawn under ``results/data`` if it is not there yet."""
+    root = make_demo(results / "data")
+    return [mvtec(root, name) for name in wanted or list_categories(root)]
+
+
+def reproduce(
+    specs: Sequence[TableSpec],
+    categories: Sequence[Category],
+    *,
+    results: Path,
+    settings: Settings,
+    weights: str | Path | None = None,
+    untrained_fallback: bool = False,
+    backbones: Sequence[str] | None = None,
+    executor: Executor | None = None,
+    show_progress: bool | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Reproduction:
+    """Runs what the specs ask for over ``categories`` and writes their tables under ``results``.
+
+    Args:
+        specs: tables, from ``load_spec``.
+        categories: those present.
+        results: records go to ``records/``, tables to ``tables/``, an index to ``README.md``.
+        settings: protocol, device, threads.
+        weights: as for ``resolve_weights``, tried first under the spec's tag, then under the bare name.
+        untrained_fallback: where no weights can be had, use seeded untrained ones and say so in every title.
+        backbones: only these architectures (or ``arch.tag``, which replaces the spec's tag).
+        executor, show_progress, on_message: as for ``harness.runner.run``.
+
+    Raises:
+        PadimBenchError: no model can run, or what ``run`` raises.
+    """
+    chosen: dict[str, Weights] = {}
+    missing: dict[str, str] = {}
+    models = [m for spec in specs for m in spec.models]
+    tags = _tags(models, backbones)
+    for model in models:
+        if model.arch not in tags or model.arch in chosen or model.arch in missing:
+            continue
+        if model.stand_in_for in chosen and not backbones and chosen[model.stand_in_for].trained:
+            continue
+        try:
+            chosen[model.arch] = _weights_for(model.arch, tags[model.arch], weights)
+        except PadimBenchError as error:
+            if untrained_fallback and not model.stand_in_for:
+                chosen[model.arch] = resolve_weights(model.arch, "random")
+            elif not model.stand_in_for or backbones:
+                missing[model.arch] = str(error)
+    if not chosen:
+        raise PadimBenchError(next(iter(missing.values()), "no model of these tables matches --backbones"))
+    for arch, why in missing.items():
+        on_message(f"{arch}: left out, its weights are not available: {why}")
+    wanted = {m: _model_spec(m, chosen[m.arch]) for m in models if m.arch in chosen}
+    units = plan(categories, list(dict.fromkeys(wanted.values())), settings)
+    outcomes = run(units, results, executor=executor, show_progress=show_progress, on_message=on_message)
+    check_mergeable([o.record for o in outcomes])
+    by_model: dict[RunConfig, list[Record]] = {}
+    for outcome in outcomes:
+        by_model.setdefault(replace(outcome.config, dataset="", category=""), []).append(outcome.record)
+    tables, files = [], {}
+    for spec in specs:
+        runs = {m.title: by_model[model_config(wanted[m], settings)] for m in spec.models if m in wanted}
+        if not runs:
+            on_message(f"{spec.name}: none of its models ran; no table written")
+            continue
+        absent = {m.title: "weights not available" for m in spec.models if m.arch in missing}
+        table = build_table(spec, runs, absent)
+        tables.append(table)
+        files[spec.name] = write_table(table, results)
+    write_text(results / "README.md", index_page(results))
+    return Reproduction(tuple(tables), files, tuple(outcomes))
+
+
+def write_table(table: Table, results: Path) -> list[Path]:
+    """Markdown, CSV and LaTeX under ``results/tables``."""
+    written = []
+    for suffix, text in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_latex(table))):
+        path = results / "tables" / f"{table.spec.name}{suffix}"
+        write_text(path, text)
+        written.append(path)
+    return written
+
+
+def _tags(models: Sequence[TableModel], backbones: Sequence[str] | None) -> dict[str, str]:
+    """Tag per architecture to run: the specs' own, or what the user named."""
+    known = {m.arch: m.tag for m in models}
+    if backbones is None:
+        return known
+    tags = {}
+    for name in backbones:
+        arch, _, tag = name.partition(".")
+        if arch not in known:
+            raise PadimBenchError(f"no table has a row for backbone {name!r}: choose from {', '.join(known)}")
+        tags[arch] = tag or known[arch]
+    return tags
+
+
+def _weights_for(arch: str, tag: str, weights: str | Path | None) -> Weights:
+    """The tag's weights, or from a directory the file of the bare name, which is labelled as such."""
+    if weights is not None and str(weights).startswith("random"):
+        return resolve_weights(arch, weights)
+    try:
+        return resolve_weights(f"{arch}.{tag}", weights)
+    except PadimBenchError as no_tag:
+        try:
+            return resolve_weights(arch, weights)
+        except PadimBenchError:
+            raise no_tag from None
+
+
+def _model_spec(model: TableModel, weights: Weights) -> ModelSpec:
+    return ModelSpec(weights, model.layers, model.n_features, model.seed, model.strategy)
