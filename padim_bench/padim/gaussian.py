@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.parallel import for_each
 from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, Strategy, get_strategy
 
 # Covariances made at a time when fitting, and state widened at a time when scoring: the first bounds
 # memory, the second keeps a tile inside the cache.
-_FIT_BYTES = 64 << 20
+_FIT_BYTES = 32 << 20
 _APPLY_BYTES = 4 << 20
 # A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
 _RESIDUAL_LIMIT = 0.25
@@ -24,6 +26,10 @@ def _tiles(total: int, bytes_each: int, budget: int) -> Iterator[slice]:
     step = max(1, budget // max(1, bytes_each))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
+
+
+# Positions, and where moments are folded, their mean (P, D) and scatter (P, D, D).
+Tile = tuple[slice, Tensor | None, Tensor | None]
 
 
 class TrainingMoments:
@@ -43,8 +49,14 @@ class TrainingMoments:
         self._pending: list[list[Tensor]] = []
         self._pending_n = 0
         self._pending_bytes = 0
-        self._tiles: list[tuple[slice, Tensor, Tensor]] = []  # positions, mean, scatter
+        self._tiles: list[tuple[slice, Tensor, Tensor]] = []
         self._folded_n = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        return any(layer.is_cuda for batch in self._pending for layer in batch) or any(
+            t[1].is_cuda for t in self._tiles
+        )
 
     def update(self, selected: Sequence[Tensor]) -> None:
         """Adds a batch of features as ``PatchEmbedding.select`` gives them.
@@ -81,21 +93,29 @@ class TrainingMoments:
         for batch in other._pending:
             self.update(batch)
 
-    def tiles(self, epsilon: float, *, consume: bool = False) -> Iterator[tuple[slice, Tensor, PositionChunk]]:
-        """(positions, mean (P, D), moments) over all positions; ``consume`` frees folded tiles on the way."""
-        if self._tiles:
-            self._fold()
-            for i in range(len(self._tiles)):
-                positions, mean, scatter = self._tiles[i]
-                if consume:
-                    self._tiles[i] = (positions, mean, mean.new_empty(0))
-                yield positions, mean, PositionChunk(self.n, epsilon, scatter=scatter)
+    def tiles(self, *, consume: bool = False) -> Iterator[Tile]:
+        """All positions, a tile at a time, for :meth:`read`; ``consume`` frees folded tiles on the way."""
+        if not self._tiles:
+            yield from ((positions, None, None) for positions in self._new_tiles(self.n))
             return
+        self._fold()
+        for i, tile in enumerate(self._tiles):
+            if consume:
+                self._tiles[i] = (tile[0], tile[1], tile[1].new_empty(0))
+            yield tile
+
+    def read(self, tile: Tile, epsilon: float) -> tuple[Tensor, PositionChunk]:
+        """Mean (P, D) and moments of a tile."""
+        positions, mean, scatter = tile
+        if mean is not None:
+            return mean, PositionChunk(self.n, epsilon, scatter=scatter)
+        mean, centred = self._centred(positions)
+        return mean, PositionChunk(self.n, epsilon, centred=centred)
+
+    def _new_tiles(self, n: int) -> Iterator[slice]:
         d = self.embedding.n_features
-        bytes_each = max(d * d, self.n * d) * torch.finfo(self.dtype).bits // 8
-        for positions in _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES):
-            mean, centred = self._centred(positions)
-            yield positions, mean, PositionChunk(self.n, epsilon, centred=centred)
+        bytes_each = max(d * d, n * d) * torch.finfo(self.dtype).bits // 8
+        return _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES)
 
     def _centred(self, positions: slice) -> tuple[Tensor, Tensor]:
         x = torch.cat([self.embedding.gather(batch, positions) for batch in self._pending], dim=1).to(self.dtype)
@@ -106,17 +126,20 @@ class TrainingMoments:
         """Moves the pending features into the moments."""
         if not self._pending:
             return
-        first = not self._tiles
-        d = self.embedding.n_features
-        bytes_each = max(d * d, self._pending_n * d) * torch.finfo(self.dtype).bits // 8
-        tiles = _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES) if first else [t[0] for t in self._tiles]
-        for i, positions in enumerate(tiles):
-            mean, centred = self._centred(positions)
+        if not self._tiles:
+            d = self.embedding.n_features
+            new = self._pending[0][0].new_zeros
+            self._tiles = [
+                (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=self.dtype))
+                for p in self._new_tiles(self._pending_n)
+            ]
+
+        def fold(tile: tuple[slice, Tensor, Tensor]) -> None:
+            mean, centred = self._centred(tile[0])
             scatter = torch.bmm(centred.mT, centred)
-            if first:
-                self._tiles.append((positions, mean, scatter))
-            else:
-                _chan_update(self._tiles[i][1], self._tiles[i][2], self._folded_n, mean, scatter, self._pending_n)
+            _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
+
+        for_each(fold, self._tiles, parallel=not self._pending[0][0].is_cuda)
         self._folded_n += self._pending_n
         self._pending, self._pending_n, self._pending_bytes = [], 0, 0
 
@@ -165,13 +188,18 @@ class PatchGaussians:
         width = torch.finfo(self.mean.dtype).bits // 8
         values = sum(t[0].numel() for t in self.state.values())
         bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
-        for positions in _tiles(self.embedding.n_positions, bytes_each, _APPLY_BYTES):
+
+        def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
             delta -= self.mean[positions].unsqueeze(1)
             tile = {k: t[positions].to(self.mean.dtype) for k, t in self.state.items()}
             squared = self.strategy.apply(tile, delta.mT)
-            self.clamped += int((squared < 0).sum())
+            negative.append(int((squared < 0).sum()))
             out[:, positions] = squared.clamp(min=0).T
+
+        negative: list[int] = []
+        for_each(apply, _tiles(self.embedding.n_positions, bytes_each, _APPLY_BYTES), parallel=not out.is_cuda)
+        self.clamped += sum(negative)
         if not torch.isfinite(out).all():
             bad = int(torch.nonzero(~torch.isfinite(out).all(dim=1))[0])
             raise PadimBenchError(
@@ -210,19 +238,29 @@ def fit_gaussians(
     d, total = moments.embedding.n_features, moments.embedding.n_positions
     chosen = get_strategy(strategy, moments.n, d)
     working = torch.float64 if storage == "float64" else torch.float32
-    result: PatchGaussians | None = None
-    for positions, mean, chunk in moments.tiles(epsilon, consume=consume):
+    result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, torch.empty(0), {})
+    allocation = threading.Lock()
+    residuals: list[float] = []
+
+    def fit(tile: Tile) -> None:
+        positions = tile[0]
+        mean, chunk = moments.read(tile, epsilon)
         state = chosen.fit(chunk)
-        if result is None:
-            empty = {k: t.new_empty((total, *t.shape[1:]), dtype=STORAGE_DTYPES[storage]) for k, t in state.items()}
-            means = mean.new_empty((total, d), dtype=working)
-            result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, means, empty, residual=0.0)
-        result.mean[positions] = mean.to(working)
+        with allocation:
+            if not result.state:  # the first tile tells the shapes
+                result.mean = mean.new_empty((total, d), dtype=working)
+                result.state.update(
+                    {k: t.new_empty((total, *t.shape[1:]), dtype=STORAGE_DTYPES[storage]) for k, t in state.items()}
+                )
+        result.mean[positions] = mean
         for key, value in state.items():
             result.state[key][positions] = value.to(STORAGE_DTYPES[storage])
-        result.residual = max(result.residual, _residual(result, chunk, positions, working))
+        residuals.append(_residual(result, chunk, positions, working))
         on_positions(positions.stop - positions.start)
-    assert result is not None
+
+    with torch.inference_mode():
+        for_each(fit, moments.tiles(consume=consume), parallel=not (chosen.all_threads or moments.on_gpu))
+    result.residual = max(residuals)
     if chosen.exact and not result.residual <= _RESIDUAL_LIMIT:
         raise StrategyInvalidError(
             f"{chosen.name} in {storage} is wrong here: squared distances are off by up to "

@@ -64,6 +64,7 @@ class Strategy:
         apply: state, delta (P, D, B) = x - mean -> squared Mahalanobis distances (P, B).
         n_values: (n images, D) -> numbers stored per position.
         automatic: whether "auto" may choose it.
+        all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
     """
 
     name: str
@@ -73,3 +74,4 @@ class Strategy:
     apply: Callable[[State, Tensor], Tensor]
     n_values: Callable[[int, int], int]
     automatic: bool = True
+    all_threads: bool = False
