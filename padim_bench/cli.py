@@ -17,8 +17,11 @@ from padim_bench.errors import PadimBenchError
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
     from padim_bench.harness.runner import Outcome, Settings
+    from padim_bench.report.tables import Table
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
+DOWNLOADS = Path("datasets")
+STRATEGIES_TABLE = "strategies"  # ours, not the paper's, so only when asked for
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         with _Output(as_json=getattr(arguments, "json", False)) as output:
             arguments.command(arguments, output)
+        sys.stdout.flush()  # a reader that has gone is noticed now, not at the interpreter's end
         return 0
     except PadimBenchError as error:
         _say(f"padim-bench: error: {error}")
@@ -109,7 +113,17 @@ def _positive(text: str) -> int:
 
 
 def _features(text: str) -> list[int | None]:
-    return [None if part == "all" else _positive(part) for part in _names(text)]
+    return [None if part == "all" else _positive(part) for part in _some(text)]
+
+
+def _seeds(text: str) -> list[int]:
+    return [_whole(part) for part in _some(text)]
+
+
+def _some(text: str) -> list[str]:
+    if not (parts := _names(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return parts
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
     )
     run.add_argument("--n-features", type=_features, default=[100], metavar="N[,N]|all", help="channels kept")
-    run.add_argument("--seed", type=lambda t: [_whole(p) for p in _names(t)], default=[0], metavar="N[,N]")
+    run.add_argument("--seed", type=_seeds, default=[0], metavar="N[,N]")
     run.add_argument("--strategy", type=_names, default=["cholesky"], metavar="NAME[,NAME]")
     run.add_argument("--dtype", type=_names, default=["float32"], metavar="NAME[,NAME]", help="storage of the state")
     run.add_argument("--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation")
@@ -136,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     reproduce = commands.add_parser("reproduce", help="regenerate the paper's tables beside its numbers")
-    reproduce.add_argument("tables", nargs="*", metavar="TABLE", help="table3, table5, ...; none for all")
+    reproduce.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="table3, table5, ...; none for all; strategies for ours"
+    )
     _common(reproduce)
     reproduce.add_argument("--backbones", type=_names, help="only these, as resnet18,wide_resnet50_2.tv_in1k")
     reproduce.set_defaults(command=_reproduce)
@@ -155,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = data.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
     download = actions.add_parser("download", help="fetch, check and unpack; resumable")
     download.add_argument("name", help="mvtec-ad")
-    download.add_argument("--root", type=Path, required=True, help="where it goes")
+    download.add_argument("--root", type=Path, help=f"where it goes; default ${DATA_VARIABLE}, else {DOWNLOADS}/NAME")
     download.add_argument("--archive", type=Path, help="a file fetched by hand, instead of the network")
     download.add_argument("--url", help="another link to the same file")
     download.set_defaults(command=_download)
@@ -164,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_verify)
     demo = actions.add_parser("demo", help="draw the demo dataset")
-    demo.add_argument("--root", type=Path, required=True)
+    demo.add_argument("--root", type=Path, default=DOWNLOADS / "demo")
     demo.add_argument("--seed", type=_whole, default=0)
     demo.set_defaults(command=_demo)
     return parser
@@ -205,7 +221,7 @@ def _check_device(device: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise PadimBenchError(
             f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
@@ -227,6 +243,8 @@ def _categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
     wanted = arguments.categories if arguments.categories is not None else list_categories(root)
     if not wanted:
         raise PadimBenchError("--categories names none: write them as bottle,screw")
+    if paths := [name for name in wanted if name == ".." or Path(name).name != name]:
+        raise PadimBenchError(f"--categories {paths[0]}: name folders directly in {root}, as bottle,screw")
     return [mvtec(root, name) for name in dict.fromkeys(wanted)]
 
 
@@ -308,13 +326,13 @@ def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
 def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     from padim_bench.report.spec import load_spec, table_names
 
-    specs = [load_spec(name) for name in arguments.tables or table_names()]
+    wanted = arguments.tables or table_names()
+    specs = [load_spec(name) for name in wanted if name != STRATEGIES_TABLE]
     root, results = _data_root(arguments), arguments.results
     settings = _settings(arguments)
 
     from padim_bench.harness.executors import open_executor
-    from padim_bench.report.render import to_markdown
-    from padim_bench.reproduction import REAL_THING, demo_categories, reproduce
+    from padim_bench.reproduction import REAL_THING, compare_strategies, demo_categories, reproduce
 
     demo = root is None
     if root is None:
@@ -324,41 +342,47 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     else:
         categories = _categories(root, arguments)
     with open_executor(arguments.executor) as executor:
-        found = reproduce(
-            specs,
-            categories,
-            results=results,
-            settings=settings,
-            weights=arguments.weights,
-            untrained_fallback=demo,
-            backbones=arguments.backbones,
-            executor=executor,
-            on_message=_say,
-        )
-    for table in found.tables:
-        output.text(to_markdown(table))
+        shared = {
+            "results": results,
+            "settings": settings,
+            "weights": arguments.weights,
+            "untrained_fallback": demo,
+            "executor": executor,
+            "on_message": _say,
+        }
+        parts = [reproduce(specs, categories, backbones=arguments.backbones, **shared)] if specs else []
+        if STRATEGIES_TABLE in wanted:
+            parts.append(compare_strategies(categories, **shared))
+    files = {name: paths for part in parts for name, paths in part.files.items()}
+    for paths in files.values():
+        output.text(paths[0].read_text(encoding="utf-8"))
     output.text(
-        f"written to {(results / 'tables').as_posix()}: " + ", ".join(p.name for f in found.files.values() for p in f)
+        f"written to {(results / 'tables').as_posix()}: " + ", ".join(p.name for f in files.values() for p in f)
     )
     if demo:
         output.text(REAL_THING)
+    tables = {t.spec.name: t for part in parts for t in part.tables}
+    outcomes = [o for part in parts for o in part.outcomes]
     output.document(
         {
-            "dataset": found.tables[0].dataset if found.tables else None,
+            "dataset": categories[0].dataset,
             "tables": [
-                {
-                    "name": t.spec.name,
-                    "title": t.heading,
-                    "warnings": list(t.warnings),
-                    "files": [p.as_posix() for p in found.files[t.spec.name]],
-                    "missing": t.missing,
-                    "cells": [vars(c) | {"difference": c.difference} for c in t.cells],
-                }
-                for t in found.tables
+                {"name": name, "files": [p.as_posix() for p in paths]}
+                | (_table_document(tables[name]) if name in tables else {})
+                for name, paths in files.items()
             ],
-            "runs": [_summary(o) for o in found.outcomes],
+            "runs": [_summary(o) for o in outcomes],
         }
     )
+
+
+def _table_document(table: Table) -> dict[str, Any]:
+    return {
+        "title": table.heading,
+        "warnings": list(table.warnings),
+        "missing": table.missing,
+        "cells": [vars(c) | {"difference": c.difference} for c in table.cells],
+    }
 
 
 def _list(arguments: argparse.Namespace, output: _Output) -> None:
@@ -403,7 +427,8 @@ def _list_tables() -> list[tuple[str, str]]:
     from padim_bench.report.spec import load_spec, table_names
 
     specs = [load_spec(name) for name in table_names()]
-    return [(s.name, f"Table {s.number}: {s.title} ({', '.join(m.title for m in s.models)})") for s in specs]
+    rows = [(s.name, f"Table {s.number}: {s.title} ({', '.join(m.title for m in s.models)})") for s in specs]
+    return [*rows, (STRATEGIES_TABLE, "ours: bytes and accuracy of every strategy and storage dtype; only when named")]
 
 
 def _list_datasets() -> list[tuple[str, str]]:
@@ -448,7 +473,8 @@ def _download(arguments: argparse.Namespace, output: _Output) -> None:
 
     if arguments.name in SOURCES:
         output.text(f"Licence of {arguments.name}: {SOURCES[arguments.name].licence}")
-    root = download(arguments.name, arguments.root, url=arguments.url, archive=arguments.archive)
+    root = arguments.root or Path(os.environ.get(DATA_VARIABLE) or DOWNLOADS / arguments.name)
+    root = download(arguments.name, root, url=arguments.url, archive=arguments.archive)
     output.text(f"{arguments.name} is in {root}: use it with --data {root} or {DATA_VARIABLE}={root}")
 
 

@@ -7,7 +7,7 @@ the others differ between public implementations and explain part of the gaps be
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from padim_bench.errors import PadimBenchError
 
@@ -53,6 +53,15 @@ class Protocol:
             raise PadimBenchError(
                 f"protocol {self.name}: crop {self.crop} does not fit resize {self.resize}: choose crop <= resize"
             )
+        for given, known in (
+            (self.image_interpolation, get_args(Interpolation)),
+            (self.mask_interpolation, get_args(Interpolation)),
+            (self.map_interpolation, get_args(MapInterpolation)),
+            (self.border, get_args(Border)),
+            (self.score_from, get_args(ScoreFrom)),
+        ):
+            if given not in known:
+                raise PadimBenchError(f"protocol {self.name}: unknown {given!r}: choose from {', '.join(known)}")
         # Not merely > 0: with fewer images than dimensions epsilon alone makes the covariance invertible.
         if not 0 < self.epsilon < float("inf"):
             raise PadimBenchError(f"epsilon is {self.epsilon}: choose a positive number (the paper's is 0.01)")

@@ -14,9 +14,11 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.records import Record, check_mergeable, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
-from padim_bench.padim.weights import Weights, resolve_weights
+from padim_bench.padim.strategies import STRATEGIES
+from padim_bench.padim.weights import Weights, resolve_weights, split_name
 from padim_bench.report.render import index_page, to_csv, to_latex, to_markdown
 from padim_bench.report.spec import TableModel, TableSpec
+from padim_bench.report.strategies import load_strategies_spec, strategies_tables
 from padim_bench.report.tables import Table, build_table
 
 REAL_THING = (
@@ -68,8 +70,14 @@ def reproduce(
         executor, show_progress, on_message: as for ``harness.runner.run``.
 
     Raises:
-        PadimBenchError: no model can run, or what ``run`` raises.
+        PadimBenchError: categories of several datasets, no model can run, or what ``run`` raises.
     """
+    by_dataset: dict[str, list[str]] = {}
+    for category in categories:
+        by_dataset.setdefault(category.dataset, []).append(category.name)
+    if len(by_dataset) > 1:
+        listed = "; ".join(f"{dataset}: {', '.join(names)}" for dataset, names in by_dataset.items())
+        raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): choose with --categories")
     chosen: dict[str, Weights] = {}
     missing: dict[str, str] = {}
     models = [m for spec in specs for m in spec.models]
@@ -111,6 +119,40 @@ def reproduce(
     return Reproduction(tuple(tables), files, tuple(outcomes))
 
 
+def compare_strategies(
+    categories: Sequence[Category],
+    *,
+    results: Path,
+    settings: Settings,
+    weights: str | Path | None = None,
+    untrained_fallback: bool = False,
+    executor: Executor | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Reproduction:
+    """Every strategy of the registry in every storage dtype over ``categories``; arguments as for :func:`reproduce`."""
+    spec = load_strategies_spec()
+    try:
+        found = _weights_for(spec["arch"], spec["tag"], weights)
+    except PadimBenchError:
+        if not untrained_fallback:
+            raise
+        found = resolve_weights(spec["arch"], "random")
+    models = [
+        ModelSpec(found, "paper", spec["n_features"], spec["seed"], strategy, dtype)
+        for strategy in STRATEGIES
+        for dtype in spec["dtypes"]
+    ]
+    outcomes = run(plan(categories, models, settings), results, executor=executor, on_message=on_message)
+    records = [o.record for o in outcomes]
+    check_mergeable(records)
+    files = []
+    for suffix, text in strategies_tables(spec, records).items():
+        files.append(results / "tables" / f"{spec['name']}{suffix}")
+        write_text(files[-1], text)
+    write_text(results / "README.md", index_page(results))
+    return Reproduction((), {spec["name"]: files}, tuple(outcomes))
+
+
 def write_table(table: Table, results: Path) -> list[Path]:
     """Markdown, CSV and LaTeX under ``results/tables``."""
     written = []
@@ -128,7 +170,7 @@ def _tags(models: Sequence[TableModel], backbones: Sequence[str] | None) -> dict
         return known
     tags = {}
     for name in backbones:
-        arch, _, tag = name.partition(".")
+        arch, tag = split_name(name)
         if arch not in known:
             raise PadimBenchError(f"no table has a row for backbone {name!r}: choose from {', '.join(known)}")
         tags[arch] = tag or known[arch]

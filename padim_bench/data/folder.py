@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from padim_bench.data.mvtec import check_root, list_images
+from padim_bench.data.mvtec import check_root, find_masks, list_images
 from padim_bench.data.samples import Category, Sample
 from padim_bench.errors import PadimBenchError
 
@@ -30,7 +30,7 @@ def folder(root: Path | str) -> Category:
     if not held_out:
         held_out = normal[HOLD_OUT - 1 :: HOLD_OUT]
         normal = [p for p in normal if p not in set(held_out)]
-    masks = {p.stem.removesuffix("_mask"): p for p in list_images(root / "masks")}
+    masks = find_masks(root / "masks")
     has_masks = (root / "masks").is_dir()
     if has_masks and (missing := [p for p in anomalous if p.stem not in masks]):
         raise PadimBenchError(

@@ -63,7 +63,9 @@ def load_category(
         for _ in pool.map(load, range(len(samples))):  # at a failure, map cancels what has not begun
             on_image()
     labels = np.array([s.label for s in category.test], dtype=np.int64)
-    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, _digest(lines))
+    return LoadedCategory(
+        category, protocol, images[:n_train], images[n_train:], labels, masks, _digest(lines, n_train)
+    )
 
 
 def split_digest(category: Category, *, threads: int = 1) -> str:
@@ -74,15 +76,16 @@ def split_digest(category: Category, *, threads: int = 1) -> str:
         return _line(category, sample.image, sample.label, file_digest(sample.image)) + mask
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        return _digest(list(pool.map(line, (*category.train, *category.test))))
+        return _digest(list(pool.map(line, (*category.train, *category.test))), len(category.train))
 
 
 def _line(category: Category, path: Path, label: int | str, digest: str) -> str:
     return f"{path.relative_to(category.root).as_posix()} {label} {digest}\n"
 
 
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+def _digest(lines: list[str], n_train: int) -> str:
+    ordered = [*sorted(lines[:n_train]), "test\n", *sorted(lines[n_train:])]
+    return hashlib.sha256("".join(ordered).encode()).hexdigest()
 
 
 def _load_sample(
@@ -91,7 +94,7 @@ def _load_sample(
     image, digest = read_image(sample.image)
     line = _line(category, sample.image, sample.label, digest)
     if mask_out is not None and sample.mask is not None:
-        mask, digest = read_image(sample.mask)
+        mask, digest = read_image(sample.mask, is_mask=True)
         if mask.size != image.size:
             raise PadimBenchError(
                 f"mask {sample.mask} is {mask.width}x{mask.height} but its image {sample.image.name} is "

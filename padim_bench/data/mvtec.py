@@ -62,13 +62,9 @@ def _dataset_name(root: Path, category: str) -> str:
     return "mvtec-ad" if category in KINDS else root.resolve().name
 
 
-def _find_mask(folder: Path, stem: str) -> Path | None:
-    """``NNN_mask.png`` as MVTec AD has it, or a file of the image's own name, as its imitators have."""
-    for name in (f"{stem}_mask", stem):
-        for suffix in (".png", ".bmp", ".tif", ".tiff", ".jpg"):
-            if (folder / (name + suffix)).is_file():
-                return folder / (name + suffix)
-    return None
+def find_masks(folder: Path) -> dict[str, Path]:
+    """Masks by the stem of their image: ``NNN_mask.png`` as MVTec AD has it, or the image's own name."""
+    return {path.stem.removesuffix("_mask"): path for path in list_images(folder)}
 
 
 def mvtec(root: Path | str, category: str) -> Category:
@@ -90,11 +86,12 @@ def mvtec(root: Path | str, category: str) -> Category:
     has_masks = (base / "ground_truth").is_dir()
     test: list[Sample] = []
     for folder in _subfolders(base / "test") if (base / "test").is_dir() else []:
+        masks = find_masks(base / "ground_truth" / folder.name)
         for path in list_images(folder):
             if folder.name == "good":
                 test.append(Sample(path, 0, "good"))
                 continue
-            mask = _find_mask(base / "ground_truth" / folder.name, path.stem) if has_masks else None
+            mask = masks.get(path.stem)
             if has_masks and mask is None:
                 wanted = base / "ground_truth" / folder.name / f"{path.stem}_mask.png"
                 raise PadimBenchError(

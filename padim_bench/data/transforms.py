@@ -21,17 +21,24 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 }
 
 
-def read_image(path: Path) -> tuple[Image.Image, str]:
-    """The decoded image and the sha256 of its file.
+def read_image(path: Path, *, is_mask: bool = False) -> tuple[Image.Image, str]:
+    """The decoded image, upright as its EXIF orientation says, and the sha256 of its file.
 
-    Raises PadimBenchError, naming the file, when it cannot be read, is corrupt or is truncated.
+    Raises PadimBenchError, naming the file, when it cannot be read, is corrupt or is truncated, or when
+    its pixels are of 32 bits, which only a mask may have.
     """
     content = _read_bytes(path)
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        ImageOps.exif_transpose(image, in_place=True)  # masks too, or they would not lie on their images
+    except UnidentifiedImageError as error:  # its text names only the buffer
+        why = "no known image format"
+        raise PadimBenchError(f"corrupt or truncated image {path} ({why}): fetch or export the file again") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PadimBenchError(f"corrupt or truncated image {path} ({error}): fetch or export the file again") from error
+    if not is_mask and (image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > 65535)):
+        raise PadimBenchError(f"{path} has 32-bit pixels, whose range is unknown: export it with 8 or 16 bits")
     return image, hashlib.sha256(content).hexdigest()
 
 
@@ -53,7 +60,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # PIL's own conversion clips 16-bit values at 255.
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return image.convert("RGB")
 
 
 def prepare_image(image: Image.Image, protocol: Protocol) -> NDArray[np.uint8]:

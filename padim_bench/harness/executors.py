@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from padim_bench.errors import PadimBenchError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Workers(ProcessPoolExecutor):
+    """Local processes that Ctrl-C, which a terminal sends to all, does not reach: their parent ends them."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(fn, *args, **kwargs)
+        # A worker is started here, and inherits what is blocked; nothing is lost to this process.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -23,8 +42,13 @@ def open_executor(where: str) -> Iterator[Executor | None]:
         yield None
     elif kind == "processes" and detail.isdigit() and int(detail) > 0:
         # Spawned, since a forked child of a process with OpenMP threads can hang.
-        with ProcessPoolExecutor(int(detail), mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield pool
+        with _Workers(int(detail), mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                yield pool
+            except KeyboardInterrupt:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
     elif kind == "dask" and detail:
         try:
             from distributed import Client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -17,14 +17,19 @@ class Progress:
     """
 
     def __init__(self, total: int, *, enabled: bool | None = None) -> None:
-        disable = None if enabled is None else not enabled
-        self._bar = tqdm(total=total, disable=disable, unit="img", dynamic_ncols=True, leave=False)
+        # Even a disabled bar takes a semaphore, which a worker process that is ended would leak.
+        self._bar: tqdm[Any] | None = None
+        if enabled is not False:
+            quiet = False if enabled else None  # None: tqdm looks for a terminal
+            self._bar = tqdm(total=total, disable=quiet, unit="img", dynamic_ncols=True, leave=False)
 
     def stage(self, category: str, stage: str) -> None:
-        self._bar.set_description(f"{category}: {stage}")
+        if self._bar is not None:
+            self._bar.set_description(f"{category}: {stage}")
 
     def advance(self, steps: int = 1) -> None:
-        self._bar.update(steps)
+        if self._bar is not None:
+            self._bar.update(steps)
 
     def __enter__(self) -> Self:
         return self
@@ -32,4 +37,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -93,8 +93,12 @@ def read_record(path: Path) -> Record:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
         schema = record["schema"]
+        if schema == SCHEMA_VERSION:
+            _ = record["id"], record["config"]["category"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PadimBenchError(f"{path} is not a readable record ({error}): delete it, and the run is redone") from error
+        raise PadimBenchError(
+            f"{path} is not a readable record ({error!r}): delete it, and the run is redone"
+        ) from error
     if schema != SCHEMA_VERSION:
         raise PadimBenchError(
             f"{path} has record schema {schema}, this version reads {SCHEMA_VERSION}: use another --results folder"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from padim_bench.data.loading import LoadedCategory, load_category, split_digest
 from padim_bench.data.samples import Category
-from padim_bench.errors import StrategyInvalidError
+from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
 from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment
@@ -87,8 +87,15 @@ class Interrupted(KeyboardInterrupt):
 def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: Settings) -> list[Unit]:
     """All units, category by category, so that each category's images are decoded once.
 
-    Raises PadimBenchError for layers or numbers of features that a backbone does not have.
+    Raises PadimBenchError for layers or numbers of features that a backbone does not have, and for a
+    category with a single training image.
     """
+    for category in categories:
+        if len(category.train) < 2:
+            raise PadimBenchError(
+                f"{category.name} has {len(category.train)} training image, a covariance needs at least 2: add normal "
+                f"images beside {category.train[0].image}"
+            )
     groups: dict[Weights, dict[RunConfig, None]] = {}
     for model in models:
         groups.setdefault(model.weights, {})[model_config(model, settings)] = None
@@ -159,7 +166,8 @@ def run(
         on_message(f"{len(outcomes)} of {total} runs are on record already and not repeated")
 
     def keep(config: RunConfig, record: Record) -> None:
-        outcomes[config] = Outcome(config, write_record(results, record), as_read(record), resumed=False)
+        read = as_read(record)  # first, so that an interruption never finds a record written and not counted
+        outcomes[config] = Outcome(config, write_record(results, record), read, resumed=False)
         if record["status"] != "ok":
             on_message(f"{config.category} {config.model_name} {config.strategy}: INVALID: {record['reason']}")
 
@@ -219,7 +227,7 @@ def run_unit(
         with stopwatch(timings, "decode", settings.device):
             loaded = _load(unit.category, settings, progress.advance)
         backbone = _backbone(unit.weights, _all_layers(unit.configs), settings.device)
-        embeddings = {c: _embedding(c, backbone) for c in unit.configs}
+        embeddings = _embeddings(unit.configs, backbone)
         kept = union_of_channels([(c.layers, e) for c, e in embeddings.items()])
         parts = []
         for part, images in (("train", loaded.train), ("test", loaded.test)):
@@ -232,7 +240,10 @@ def run_unit(
         records = []
         for config in unit.configs:
             progress.stage(name, f"{config.model_name} {config.strategy}")
-            result = _run_one(config, embeddings[config], parts[0], parts[1], loaded, settings)
+            try:
+                result = _run_one(config, embeddings[config], parts[0], parts[1], loaded, settings)
+            except PadimBenchError as error:  # the model knows no category
+                raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
             record = _record(config, unit, loaded, embeddings[config], result, timings, shared_peak)
             keep(config, record)
             records.append(record)
@@ -348,12 +359,16 @@ def _record(
     }
 
 
-def _embedding(config: RunConfig, backbone: Backbone) -> PatchEmbedding:
-    grids = dict(zip(backbone.layers, backbone.grids(config.protocol.size), strict=True))
+def _embeddings(configs: Sequence[RunConfig], backbone: Backbone) -> dict[RunConfig, PatchEmbedding]:
+    """Of configurations that share a protocol: one pass of one blank image tells the grids of all."""
+    grids = dict(zip(backbone.layers, backbone.grids(configs[0].protocol.size), strict=True))
     channels = dict(zip(backbone.layers, backbone.channels, strict=True))
-    layer_channels = tuple(channels[name] for name in config.layers)
-    kept = draw_channels(sum(layer_channels), config.n_features, config.seed)
-    return PatchEmbedding(layer_channels, tuple(grids[name] for name in config.layers), kept)
+    found = {}
+    for config in configs:
+        layer_channels = tuple(channels[name] for name in config.layers)
+        kept = draw_channels(sum(layer_channels), config.n_features, config.seed)
+        found[config] = PatchEmbedding(layer_channels, tuple(grids[name] for name in config.layers), kept)
+    return found
 
 
 def _all_layers(configs: Sequence[RunConfig]) -> tuple[str, ...]:
@@ -369,9 +384,13 @@ _last_loaded: LoadedCategory | None = None
 
 
 def _load(category: Category, settings: Settings, on_image: Callable[[], None]) -> LoadedCategory:
-    """Decoded images of the last category are kept for the next backbone."""
+    """Decoded images of the last category are kept for the next backbone, while the files are what they were."""
     global _last_loaded  # noqa: PLW0603 - a cache of one, too large for lru_cache to keep two while loading
-    if _last_loaded is None or (_last_loaded.category, _last_loaded.protocol) != (category, settings.protocol):
+    if (
+        _last_loaded is None
+        or (_last_loaded.category, _last_loaded.protocol) != (category, settings.protocol)
+        or _last_loaded.split_digest != split_digest(category, threads=settings.threads)
+    ):
         _last_loaded = None
         _last_loaded = load_category(category, settings.protocol, threads=settings.threads, on_image=on_image)
     return _last_loaded

@@ -174,7 +174,8 @@ class StreamingPRO:
         return StreamedPRO(area / self.fpr_limit, bound / self.fpr_limit)
 
     def _bin(self, score_map: NDArray[np.floating]) -> NDArray[np.uint32]:
-        bits = np.ascontiguousarray(score_map, dtype=np.float32).view(np.uint32)
+        # Adding 0 turns -0.0, a tie with 0.0 that has other bits, into 0.0.
+        bits = (np.ascontiguousarray(score_map, dtype=np.float32) + np.float32(0)).view(np.uint32)
         negative = bits >> 31 == 1
         ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
         return ordered >> np.uint32(self._SHIFT)

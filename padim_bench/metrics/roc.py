@@ -36,10 +36,10 @@ def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scor
     Raises:
         ValueError: if shapes differ or a score is NaN.
     """
-    y = np.asarray(labels).ravel() != 0
-    s = np.asarray(scores).ravel()
+    y, s = np.asarray(labels), np.asarray(scores)
     if y.shape != s.shape:
-        raise ValueError(f"{what}: {y.size} labels for {s.size} scores")
+        raise ValueError(f"{what}: labels of shape {y.shape} for scores of shape {s.shape}")
+    y, s = y.ravel() != 0, s.ravel()
     if np.isnan(s).any():
         raise ValueError(f"{what} contain NaN")
     positives, negatives = np.sort(s[y]), np.sort(s[~y])

@@ -124,10 +124,10 @@ def _to_nchw(output: Tensor, layer: str, prefix_tokens: int) -> Tensor:
         _, a, b, c = output.shape
         return output.permute(0, 3, 1, 2) if a == b != c else output
     if output.ndim == 3:
-        tokens = output[:, prefix_tokens:]
-        side = math.isqrt(tokens.shape[1])
-        if side * side == tokens.shape[1]:
-            return tokens.mT.reshape(len(tokens), -1, side, side)
+        for tokens in (output, output[:, prefix_tokens:]):  # patch_embed gives no class token yet
+            side = math.isqrt(tokens.shape[1])
+            if side * side == tokens.shape[1]:
+                return tokens.mT.reshape(len(tokens), -1, side, side)
     raise PadimBenchError(f"layer {layer} gives shape {tuple(output.shape)}: choose one with a spatial grid")
 
 

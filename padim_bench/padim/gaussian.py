@@ -108,7 +108,7 @@ class TrainingMoments:
         """Mean (P, D) and moments of a tile."""
         positions, mean, scatter = tile
         if mean is not None:
-            return mean, PositionChunk(self.n, epsilon, scatter=scatter)
+            return mean, PositionChunk(self.n, epsilon, scatter=None if scatter is None else scatter.to(self.dtype))
         mean, centred = self._centred(positions)
         return mean, PositionChunk(self.n, epsilon, centred=centred)
 
@@ -130,7 +130,7 @@ class TrainingMoments:
             d = self.embedding.n_features
             new = self._pending[0][0].new_zeros
             self._tiles = [
-                (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=self.dtype))
+                (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=torch.float32))
                 for p in self._new_tiles(self._pending_n)
             ]
 
@@ -145,10 +145,13 @@ class TrainingMoments:
 
 
 def _chan_update(mean: Tensor, scatter: Tensor, n: int, other_mean: Tensor, other_scatter: Tensor, m: int) -> None:
-    """Adds m images' mean and scatter to n images', in place (Chan, Golub and LeVeque 1979)."""
+    """Adds m images' mean and scatter to n images', in place (Chan, Golub and LeVeque 1979).
+
+    Kept in float32, which halves the largest thing a streamed fit holds; added in the mean's dtype.
+    """
     gap = other_mean - mean
-    scatter += other_scatter
-    scatter.baddbmm_(gap.unsqueeze(2), gap.unsqueeze(1), alpha=n * m / (n + m))
+    total = scatter.to(mean.dtype) + other_scatter
+    scatter.copy_(total.baddbmm_(gap.unsqueeze(2), gap.unsqueeze(1), alpha=n * m / (n + m)))
     mean += gap * (m / (n + m))
 
 
@@ -248,10 +251,10 @@ def fit_gaussians(
         state = chosen.fit(chunk)
         with allocation:
             if not result.state:  # the first tile tells the shapes
-                result.mean = mean.new_empty((total, d), dtype=working)
-                result.state.update(
-                    {k: t.new_empty((total, *t.shape[1:]), dtype=STORAGE_DTYPES[storage]) for k, t in state.items()}
-                )
+                with torch.inference_mode(False):  # ordinary tensors, which users may change
+                    result.mean = mean.new_empty((total, d), dtype=working)
+                    for key, value in state.items():
+                        result.state[key] = value.new_empty((total, *value.shape[1:]), dtype=STORAGE_DTYPES[storage])
         result.mean[positions] = mean
         for key, value in state.items():
             result.state[key][positions] = value.to(STORAGE_DTYPES[storage])

@@ -231,7 +231,8 @@ class PaDiM:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = json.loads((file.metadata() or {}).get("padim_bench", "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                # Cloned, since products round differently on memory that is not aligned as torch's own is.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, ValueError) as error:
             raise PadimBenchError(f"cannot read model {path} ({error}): give a file that PaDiM.save wrote") from error
         if about.get("format") != MODEL_FORMAT:

@@ -129,11 +129,14 @@ def caption(table: Table) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    grid = layout(table)
-    lines = [f"# {table.heading}", "", "| " + " | ".join(grid.header) + " |"]
+    return markdown_page(table.heading, layout(table), caption(table))
+
+
+def markdown_page(heading: str, grid: Grid, captions: Sequence[str]) -> str:
+    lines = [f"# {heading}", "", "| " + " | ".join(grid.header) + " |"]
     lines.append("|" + "|".join([":---", *["---:"] * (len(grid.header) - 1)]) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
-    lines += ["", *[f"- {line}" for line in caption(table)]]
+    lines += ["", *[f"- {line}" for line in captions]]
     return "\n".join(lines) + "\n"
 
 
@@ -177,8 +180,11 @@ _LATEX = str.maketrans(
 
 
 def to_latex(table: Table) -> str:
+    return latex_table(table.spec.name, table.heading, layout(table), caption(table))
+
+
+def latex_table(name: str, heading: str, grid: Grid, captions: Sequence[str]) -> str:
     """A table* environment; needs \\usepackage{booktabs}."""
-    grid = layout(table)
 
     def line(cells: Sequence[str]) -> str:
         return "  " + " & ".join(_latex(c) for c in cells) + r" \\"
@@ -188,14 +194,14 @@ def to_latex(table: Table) -> str:
         if i in grid.rules:
             body.append(r"  \midrule")
         body.append(line(row))
-    text = _latex(" ".join([f"{table.heading}.", *caption(table)]))
+    text = _latex(" ".join([f"{heading}.", *captions]))
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
             r"\begin{table*}",
             r"  \centering\small",
             rf"  \caption{{{text}}}",
-            rf"  \label{{tab:padim-{table.spec.name}}}",
+            rf"  \label{{tab:padim-{name}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
             r"  \toprule",
             line(grid.header),

@@ -72,7 +72,7 @@ def load_spec(name: str) -> TableSpec:
     """Raises PadimBenchError for a table without a spec, or a spec that is not as it must be."""
     path = specs_folder() / f"{name}.toml"
     if not path.is_file():
-        raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join(table_names())}")
+        raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join((*table_names(), 'strategies'))}")
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return TableSpec(

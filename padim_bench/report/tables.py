@@ -105,7 +105,14 @@ def build_table(spec: TableSpec, runs: Mapping[str, Sequence[Record]], missing: 
     ]
     described = {m.title: _describe(runs[m.title]) for m in spec.models if m.title in runs}
     return Table(
-        spec, dataset, tuple(kinds), tuple(cells), described, dict(missing), _warnings(records), _facts(records)
+        spec,
+        dataset,
+        tuple(kinds),
+        tuple(cells),
+        described,
+        dict(missing),
+        title_warnings(records),
+        shared_facts(records),
     )
 
 
@@ -173,16 +180,19 @@ def _describe(records: Sequence[Record]) -> str:
     )
 
 
-def _warnings(records: Sequence[Record]) -> tuple[str, ...]:
+def title_warnings(records: Sequence[Record]) -> tuple[str, ...]:
+    """What no reader may miss: drawn data, untrained weights (and whose, where others are trained)."""
     found = []
     if any(r["dataset"]["name"] == "demo" for r in records):
         found.append("demo data, not MVTec AD")
-    if any(not r["weights"]["trained"] for r in records):
-        found.append("untrained random weights")
+    untrained = dict.fromkeys(r["config"]["backbone"] for r in records if not r["weights"]["trained"])
+    if untrained:
+        whose = f": {', '.join(untrained)}" if any(r["weights"]["trained"] for r in records) else ""
+        found.append(f"untrained random weights{whose}")
     return tuple(found)
 
 
-def _facts(records: Sequence[Record]) -> tuple[str, ...]:
+def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
     """Provenance that all records share, each fact once."""
 
     def distinct(values: Sequence[Any]) -> str:
@@ -198,7 +208,7 @@ def _facts(records: Sequence[Record]) -> tuple[str, ...]:
     facts = [
         f"protocol {distinct([r['config']['protocol']['name'] for r in records])}, "
         f"pixels compared at {distinct([r['dataset']['resolution'] for r in records])}",
-        f"{distinct([code(e) for e in environments])}; "
+        f"code: {distinct([code(e) for e in environments])}; "
         f"torch {distinct([e['versions']['torch'] for e in environments])}, "
         f"timm {distinct([e['versions']['timm'] for e in environments])}; "
         f"{distinct([e['cpu'] for e in environments])}, {distinct([r['config']['threads'] for r in records])} threads",

@@ -1,0 +1,84 @@
+"""A table of every strategy in the registry: bytes, accuracy and metrics, one row per storage dtype."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from padim_bench.report.render import NONE, Grid, latex_table, markdown_page
+from padim_bench.report.spec import specs_folder
+from padim_bench.report.tables import shared_facts, title_warnings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
+# What the others are compared with: exact, and in the widest storage.
+REFERENCE = ("cholesky", "float64")
+
+
+def load_strategies_spec() -> dict[str, Any]:
+    return tomllib.loads((specs_folder() / "strategies.toml").read_text(encoding="utf-8"))
+
+
+def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per (strategy, dtype), in percent, points and MB; NaN where no run was valid.
+
+    Columns: state_mb and residual (the largest over categories), the mean of each metric, and
+    ``difference``, the largest change of any metric of any category from ``REFERENCE``, in points.
+    """
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "strategy": r["config"]["strategy"],
+            "dtype": r["config"]["dtype"],
+            "category": r["dataset"]["category"],
+            "valid": r["status"] == "ok",
+            "state_mb": (r["state_bytes"] or float("nan")) / 1e6,
+            "residual": float("nan") if r["residual"] is None else r["residual"],
+            **{m: 100 * v if (v := (r["metrics"] or {}).get(m)) is not None else float("nan") for m in METRICS},
+        }
+        for r in records
+    )
+    reference = rows[(rows.strategy == REFERENCE[0]) & (rows.dtype == REFERENCE[1])].set_index("category")
+    changes = rows[list(METRICS)] - reference.loc[rows.category, list(METRICS)].to_numpy()
+    rows["difference"] = changes.abs().max(axis=1)
+    grouped = rows.groupby(["strategy", "dtype"], sort=False)
+    frame = grouped[["state_mb", "residual", "difference"]].max().join(grouped[list(METRICS)].mean())
+    # A mean over the categories that happened to be right would flatter a strategy that is sometimes wrong.
+    frame.loc[~grouped.valid.all()] = float("nan")
+    return frame.reset_index()
+
+
+def strategies_tables(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs)."""
+    frame = strategies_frame(records)
+    shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
+    categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
+    captions = [
+        f"Means over {', '.join(categories)}, in percent; PRO and pixel AUROC over those with masks. State: bytes of "
+        "the inverse covariances and means of a category. Residual: largest relative error of squared distances vs. "
+        f"float64 on sampled positions. Diff.: largest change of any metric of any category from {REFERENCE[0]} in "
+        f"{REFERENCE[1]}, in points. INVALID: the guard found the inverse wrong in some category.",
+        f"Weights {records[0]['weights']['label']}; seed {records[0]['config']['seed']}.",
+        *[f"{fact}." for fact in shared_facts(records)],
+    ]
+    styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(METRICS, ".3f")}
+    header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *METRICS.values()]
+    rows = []
+    for row in frame.to_dict("records"):
+        if math.isnan(row["state_mb"]):
+            rows.append([row["strategy"], row["dtype"], "INVALID", *[NONE] * (len(header) - 3)])
+        else:
+            numbers = [NONE if math.isnan(row[key]) else format(row[key], style) for key, style in styles.items()]
+            rows.append([row["strategy"], row["dtype"], *numbers])
+    starts = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
+    grid, heading = Grid(header, rows, starts), f"{spec['title']}{shout}"
+    return {
+        ".md": markdown_page(heading, grid, captions),
+        ".csv": frame.to_csv(index=False, lineterminator="\n"),
+        ".tex": latex_table(spec["name"], heading, grid, captions),
+    }

@@ -1,0 +1,40 @@
+"""Where the real images and weights are, if they are at hand; no test sees the user's own settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+_DATA, _WEIGHTS = (os.environ.pop(name, None) for name in ("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))
+
+
+def _at_hand(variable: str, value: str | None, *needed: str) -> Path:
+    if not value:
+        pytest.skip(f"{variable} is not set: no real data at hand")
+    path = Path(value).resolve()
+    if missing := [name for name in needed if not (path / name).exists()]:
+        pytest.skip(f"{variable} has no {', '.join(missing)}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """MVTec AD at 256x256 or more with the categories that the regression numbers are of."""
+    return _at_hand("PADIM_BENCH_DATA", _DATA, "bottle", "screw", "grid", "transistor")
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Path:
+    return _at_hand("PADIM_BENCH_WEIGHTS", _WEIGHTS, "resnet18.safetensors")
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from padim_bench import PadimBenchError
+from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+
+R18 = {"layer_channels": (64, 128, 256), "layer_grids": ((56, 56), (28, 28), (14, 14))}
+
+
+def upsampled_then_selected(features: list[torch.Tensor], channels: tuple[int, ...]) -> torch.Tensor:
+    """The definition: nearest upsampling of everything, concatenation, then selection."""
+    size = features[0].shape[2:]
+    whole = torch.cat([functional.interpolate(f, size=size, mode="nearest") for f in features], dim=1)
+    return whole[:, list(channels)]
+
+
+@pytest.mark.parametrize("n_features", [1, 100, 448, None])
+def test_selecting_before_upsampling_is_bit_equal_to_selecting_after(n_features: int | None) -> None:
+    features = [torch.randn(3, c, *grid) for c, grid in zip(*R18.values(), strict=True)]
+    embedding = PatchEmbedding(**R18, channels=draw_channels(448, n_features, 1024))
+    expected = upsampled_then_selected(features, embedding.channels)
+    assert torch.equal(embedding.embed(features), expected)
+    part = embedding.gather(embedding.select(features), slice(55, 200, None))
+    assert torch.equal(part, expected.flatten(2)[:, :, 55:200].permute(2, 0, 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32), st.data())
+def test_any_dividing_grids_and_any_layer_order(a: int, b: int, seed: int, data: st.DataObject) -> None:
+    shapes = [(2, (4 * a, 4 * b)), (3, (2 * a, 2 * b)), (4, (a, b))]
+    shapes = data.draw(st.permutations(shapes))
+    features = [torch.randn(2, c, *grid, generator=torch.Generator().manual_seed(seed)) for c, grid in shapes]
+    kept = draw_channels(9, data.draw(st.integers(1, 9)), seed)
+    embedding = PatchEmbedding(tuple(c for c, _ in shapes), tuple(g for _, g in shapes), kept)
+    size = embedding.grid
+    assert size == (4 * a, 4 * b)
+    whole = torch.cat([functional.interpolate(f, size=size, mode="nearest") for f in features], dim=1)
+    assert torch.equal(embedding.embed(features), whole[:, list(kept)])
+
+
+def test_channels_are_those_of_the_popular_script() -> None:
+    random.seed(1024)  # as that script draws them
+    assert draw_channels(448, 100, 1024) == tuple(random.sample(range(448), 100))
+    assert draw_channels(448, 100, 1024)[:5] == (408, 9, 247, 435, 199)
+
+
+def test_channels_differ_by_seed_and_never_repeat() -> None:
+    one, two = draw_channels(1792, 550, 0), draw_channels(1792, 550, 1)
+    assert set(one) != set(two)
+    assert len(set(one)) == 550
+
+
+@pytest.mark.parametrize("n_features", [0, -1, 449])
+def test_more_or_fewer_features_than_channels_is_refused(n_features: int) -> None:
+    with pytest.raises(PadimBenchError, match="448 channels"):
+        draw_channels(448, n_features, 0)
+
+
+def test_grids_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(PadimBenchError, match="does not divide"):
+        PatchEmbedding((1, 1), ((56, 56), (15, 15)), (0,))

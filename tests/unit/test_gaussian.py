@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
+from padim_bench.padim import gaussian
+from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+
+EMBEDDING = PatchEmbedding((6, 10), ((8, 8), (4, 4)), draw_channels(16, 12, 3))
+
+
+def features(n: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    # Far from zero, where E[xx'] - mm' would lose everything in float32.
+    return [100 + torch.randn(n, c, *g, generator=generator) for c, g in zip((6, 10), ((8, 8), (4, 4)), strict=True)]
+
+
+def moments_of(*batches: list[Tensor], limit: int = 1 << 30, dtype: torch.dtype = torch.float64) -> TrainingMoments:
+    moments = TrainingMoments(EMBEDDING, dtype, limit)
+    for batch in batches:
+        moments.update(EMBEDDING.select(batch))
+    return moments
+
+
+def covariances(moments: TrainingMoments) -> tuple[Tensor, Tensor]:
+    """Means and covariances of all positions."""
+    read = [moments.read(tile, 0.01) for tile in moments.tiles()]
+    return torch.cat([mean for mean, _ in read]), torch.cat([chunk.covariance() for _, chunk in read])
+
+
+def brute_force(train: list[Tensor], test: list[Tensor], epsilon: float) -> np.ndarray:
+    """Equations 1 and 2 with numpy's own covariance, position by position."""
+    x = EMBEDDING.embed(train).flatten(2).double().numpy()
+    y = EMBEDDING.embed(test).flatten(2).double().numpy()
+    out = np.empty((y.shape[0], x.shape[2]))
+    for p in range(x.shape[2]):
+        sigma = np.cov(x[:, :, p], rowvar=False) + epsilon * np.eye(x.shape[1])
+        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
+        out[:, p] = (delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1)
+    return out
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
+@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "auto"])
+def test_distances_equal_numpy_position_by_position(strategy: str, limit: int, threads: int) -> None:
+    train, test = features(9), features(4, seed=1)
+    batches = [[f[:2] for f in train], [f[2:3] for f in train], [f[3:] for f in train]]
+    fitted = fit_gaussians(moments_of(*batches, limit=limit), epsilon=0.01, strategy=strategy, storage="float64")
+    found = fitted.squared_distances(EMBEDDING.select(test))
+    # Streamed scatter is kept in float32: 6e-8 of its entries, against epsilon.
+    np.testing.assert_allclose(found.numpy(), brute_force(train, test, 0.01), rtol=1e-8 if limit > 1 else 2e-5)
+    assert fitted.residual < (1e-10 if limit > 1 else 1e-5)
+    assert fitted.clamped == 0
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
+def test_streamed_and_merged_moments_give_the_same_gaussians_as_one_fit(limit: int) -> None:
+    train = features(20)
+    whole = covariances(moments_of(train))
+    parts = [[f[i : i + 5] for f in train] for i in range(0, 20, 5)]
+    left = moments_of(*parts[:2], limit=limit)
+    left.merge(moments_of(*parts[2:], limit=limit))
+    assert left.n == 20
+    for merged, once in zip(covariances(left), whole, strict=True):
+        torch.testing.assert_close(merged, once, rtol=1e-5, atol=1e-7)
+
+
+def test_merging_held_into_streamed_and_back() -> None:
+    train = features(12)
+    first, second = ([f[:5] for f in train], [f[5:] for f in train])
+    expected = fit_gaussians(moments_of(train), epsilon=0.01).state["factor"]
+    for limits in ((1, 1 << 30), (1 << 30, 1)):
+        moments = moments_of(first, limit=limits[0])
+        moments.merge(moments_of(second, limit=limits[1]))
+        torch.testing.assert_close(fit_gaussians(moments, epsilon=0.01).state["factor"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_moments_of_another_embedding_are_refused() -> None:
+    other = TrainingMoments(PatchEmbedding((6, 10), ((8, 8), (4, 4)), draw_channels(16, 12, 4)), torch.float64, 1)
+    with pytest.raises(PadimBenchError, match="cannot be merged"):
+        moments_of(features(3)).merge(other)
+
+
+def test_state_is_stored_in_its_dtype_and_its_bytes_are_counted() -> None:
+    for storage, size in (("float16", 2), ("bfloat16", 2), ("float32", 4), ("float64", 8)):
+        fitted = fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="explicit", storage=storage)
+        assert fitted.state["precision"].element_size() == size
+        assert fitted.state_bytes == 64 * (size * 144 + max(size, 4) * 12)
+
+
+def test_tiles_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    train, test = features(9), EMBEDDING.select(features(3, seed=1))
+    whole = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
+    monkeypatch.setattr(gaussian, "_FIT_BYTES", 5 * 12 * 12 * 8)  # 5 positions of 64: not a divisor
+    monkeypatch.setattr(gaussian, "_APPLY_BYTES", 1)
+    tiled = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
+    torch.testing.assert_close(tiled, whole, rtol=1e-6, atol=0)
+
+
+def test_negative_squares_are_clamped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="explicit")
+    fitted.state["precision"].neg_()
+    squared = fitted.squared_distances(EMBEDDING.select(features(2, seed=1)))
+    assert (squared == 0).all()
+    assert fitted.clamped == squared.numel()
+
+
+def test_a_wrong_factorisation_never_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = STRATEGIES["explicit"]
+    wrong = type(broken)(**{**vars(broken), "fit": lambda chunk: {"precision": 2 * broken.fit(chunk)["precision"]}})
+    monkeypatch.setitem(STRATEGIES, "explicit", wrong)
+    with pytest.raises(StrategyInvalidError, match="relative to float64"):
+        fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="explicit")
+
+
+def test_one_image_and_nan_are_refused() -> None:
+    with pytest.raises(PadimBenchError, match="at least 2"):
+        fit_gaussians(moments_of(features(1)), epsilon=0.01)
+    poisoned = features(3)
+    poisoned[1][2, 0, 0, 0] = float("nan")
+    with pytest.raises(PadimBenchError, match="images 0 to 2 contain NaN"):
+        moments_of(poisoned)
+    fitted = fit_gaussians(moments_of(features(4)), epsilon=0.01)
+    with pytest.raises(PadimBenchError, match="image 2 of the batch"):
+        fitted.squared_distances(
+            [p.index_fill(0, torch.tensor([2]), float("nan")) for p in EMBEDDING.select(features(3))]
+        )
+
+
+def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -> None:
+    fitted = fit_gaussians(moments_of(features(2)), epsilon=0.01, strategy="woodbury")
+    assert torch.isfinite(fitted.squared_distances(EMBEDDING.select(features(1, seed=5)))).all()
+    assert torch.get_num_threads() == threads

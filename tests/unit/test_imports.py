@@ -1,0 +1,87 @@
+"""Which part of the package may know which: read from the source, so that nothing need be imported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import padim_bench
+
+PACKAGE = Path(padim_bench.__file__).parent
+
+
+def imported_modules(source: str, package: str) -> Iterator[str]:
+    """Dotted names of what ``source``, a module of ``package``, imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def imports_of(part: str) -> list[tuple[str, str]]:
+    """(file, module of padim_bench that it imports) for every file of ``padim_bench.part``."""
+    found = []
+    for path in sorted((PACKAGE / part).rglob("*.py")):
+        package = ".".join(("padim_bench", *path.relative_to(PACKAGE).parent.parts))
+        names = imported_modules(path.read_text(encoding="utf-8"), package)
+        found += [(str(path.relative_to(PACKAGE)), n) for n in names if within(n, "padim_bench")]
+    return found
+
+
+def outside(part: str, *allowed: str) -> list[tuple[str, str]]:
+    """The imports of ``part`` from padim_bench that are not within ``allowed``."""
+    homes = [f"padim_bench.{name}" for name in (part, *allowed)]
+    return [(file, name) for file, name in imports_of(part) if not any(within(name, home) for home in homes)]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import padim_bench.harness.runner as r", "padim_bench.harness"),
+        ("from padim_bench import harness", "padim_bench.harness"),
+        ("from padim_bench.harness import runner", "padim_bench.harness"),
+        ("from ..harness import runner", "padim_bench.harness"),
+        ("from .. import harness", "padim_bench.harness"),
+        ("def f():\n    if True:\n        import padim_bench.harness", "padim_bench.harness"),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, expected: str) -> None:
+    assert any(within(name, expected) for name in imported_modules(source, "padim_bench.padim"))
+
+
+@pytest.mark.parametrize("part", ["padim", "metrics", "report"])
+def test_the_rules_have_files_to_look_at(part: str) -> None:
+    assert len(list((PACKAGE / part).rglob("*.py"))) > 1
+
+
+def test_the_model_knows_nothing_of_benchmarks_and_reports() -> None:
+    above = [f"padim_bench.{name}" for name in ("harness", "report", "reproduction", "cli")]
+    assert [(f, n) for f, n in imports_of("padim") if any(within(n, m) for m in above)] == []
+
+
+def test_metrics_need_nothing_else_of_the_package() -> None:
+    assert outside("metrics") == []
+
+
+def test_reports_need_nothing_else_of_the_package_but_its_errors() -> None:
+    assert outside("report", "errors") == []
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, padim_bench; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "padim_bench" in loaded
+    assert loaded & {"timm", "pandas", "matplotlib", "torch", "torchvision", "scipy", "numpy", "PIL"} == set()

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone
+from padim_bench.padim.anomaly_map import anomaly_maps
+
+GENERATOR = torch.Generator().manual_seed(0)
+TRAIN = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=GENERATOR)
+TEST = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=GENERATOR)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> torch.nn.Module:
+    return create_backbone("resnet18", "random")
+
+
+def small(backbone: torch.nn.Module, **options: object) -> PaDiM:
+    return PaDiM(backbone, **({"n_features": 20, "seed": 3} | options))
+
+
+def test_maps_are_the_papers_equations_in_numpy(backbone: torch.nn.Module) -> None:
+    model = small(backbone, n_features=100).fit(TRAIN)
+    embedding = model.gaussians.embedding
+    x, y = (embedding.embed(backbone(i)).flatten(2).double().numpy() for i in (TRAIN, TEST))
+    distances = np.empty((3, x.shape[2]))
+    for p in range(x.shape[2]):
+        sigma = np.cov(x[:, :, p], rowvar=False) + 0.01 * np.eye(100)
+        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
+        distances[:, p] = np.sqrt((delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1))
+    expected, scores = anomaly_maps(torch.from_numpy(distances).reshape(3, 16, 16), (64, 64), PROTOCOLS["paper"])
+    found, found_scores = model.score(TEST)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found_scores, scores, rtol=1e-5, atol=1e-5)
+
+
+def test_fit_takes_a_tensor_a_list_a_generator_or_a_loader_and_consumes_it_once(backbone: torch.nn.Module) -> None:
+    expected = small(backbone).fit(TRAIN).score(TEST)[0]
+    loader = DataLoader(TensorDataset(TRAIN, torch.zeros(8)), batch_size=3)
+    for images in (list(TRAIN.split(3)), iter(TRAIN.split(5)), loader):
+        torch.testing.assert_close(small(backbone).fit(images).score(TEST)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_partial_fits_and_merged_models_score_as_one_fit(backbone: torch.nn.Module) -> None:
+    expected = small(backbone).fit(TRAIN).score(TEST)[0]
+    for limit in (1 << 30, 1):
+        stepwise = small(backbone, memory_limit=limit)
+        for batch in TRAIN.split(3):
+            stepwise.partial_fit([batch])
+        torch.testing.assert_close(stepwise.score(TEST)[0], expected, rtol=1e-4, atol=1e-5)
+        left = small(backbone, memory_limit=limit).partial_fit(TRAIN[:3])
+        left.score(TEST)  # scoring in between takes nothing away
+        left.merge(small(backbone).partial_fit(TRAIN[3:]))
+        torch.testing.assert_close(left.score(TEST)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "diagonal", "auto"])
+def test_a_loaded_model_scores_bit_identically(
+    backbone: torch.nn.Module, tmp_path: Path, strategy: str, dtype: str
+) -> None:
+    model = small(backbone, strategy=strategy, dtype=dtype).fit(TRAIN)
+    model.save(tmp_path / "model.safetensors")
+    loaded = PaDiM.load(tmp_path / "model.safetensors")
+    for ours, theirs in zip(loaded.score(TEST), model.score(TEST), strict=True):
+        assert torch.equal(ours, theirs)
+    assert loaded.gaussians.state_bytes == model.gaussians.state_bytes
+    assert (tmp_path / "model.safetensors").stat().st_size < model.gaussians.state_bytes + 10_000
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_model_files_say_what_they_are_without_a_path(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    path = tmp_path / "model.safetensors"
+    small(backbone).fit(TRAIN).save(path)
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["padim_bench"])
+    assert about["weights"]["sha256"] == backbone.weights.sha256
+    assert about["protocol"]["epsilon"] == 0.01
+    assert len(about["channels"]) == 20
+    assert str(tmp_path) not in json.dumps(about)
+
+
+def test_files_that_are_no_model_or_of_other_weights_are_refused(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    small(backbone).fit(TRAIN).save(path)
+    with pytest.raises(PadimBenchError, match=r"fitted with weights untrained.*pass weights="):
+        PaDiM.load(path, weights="random:1")
+    (tmp_path / "torn").write_bytes(path.read_bytes()[:-10])
+    save_file({"mean": torch.zeros(1)}, tmp_path / "other")
+    for name, message in (("torn", "cannot read"), ("missing", "cannot read"), ("other", "not a PaDiM model")):
+        with pytest.raises(PadimBenchError, match=message):
+            PaDiM.load(tmp_path / name)
+    with pytest.raises(PadimBenchError, match="cannot write model"):
+        small(backbone).fit(TRAIN).save(tmp_path / "no" / "such" / "folder.safetensors")
+
+
+def test_what_cannot_be_done_says_why(backbone: torch.nn.Module) -> None:
+    model = small(backbone)
+    with pytest.raises(PadimBenchError, match="not fitted"):
+        model.score(TEST)
+    with pytest.raises(PadimBenchError, match="empty iterable"):
+        model.fit([])
+    with pytest.raises(PadimBenchError, match="at least 2"):
+        model.fit(TRAIN[:1])
+    with pytest.raises(PadimBenchError, match="after images of"):
+        model.fit([TRAIN, TRAIN[:, :, :32, :32]])
+    model.fit(TRAIN)
+    with pytest.raises(PadimBenchError, match="fitted on"):
+        model.score(TEST[:, :, :32, :32])
+    with pytest.raises(PadimBenchError, match="keep no training moments"):
+        model.partial_fit(TRAIN)
+    with pytest.raises(PadimBenchError, match="partial_fit"):
+        model.merge(small(backbone).partial_fit(TRAIN))
+    with pytest.raises(PadimBenchError, match="cannot be merged"):
+        small(backbone).partial_fit(TRAIN).merge(small(backbone, seed=4).partial_fit(TRAIN))
+    for option in ({"strategy": "lu"}, {"dtype": "int8"}, {"compute_dtype": "float16"}, {"protocol": "none"}):
+        with pytest.raises(PadimBenchError, match="choose one of"):
+            small(backbone, **option)
+
+
+def images_at(level: int, n: int) -> Tensor:
+    noise = torch.randint(0, 30, (n, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(level))
+    return noise + level
+
+
+def test_an_odd_patch_is_found_where_it_is(backbone: torch.nn.Module) -> None:
+    model = small(backbone, n_features=None).fit(images_at(100, 20))
+    odd = images_at(100, 2)
+    odd[1, :, 40:52, 8:20] = 255
+    maps, scores = model.score(odd)
+    assert scores[1] > 1.5 * scores[0]
+    row, column = divmod(int(maps[1].argmax()), 64)
+    assert 36 <= row <= 56
+    assert 4 <= column <= 24

@@ -1,0 +1,153 @@
+"""Every strategy of the registry, against squared Mahalanobis distances in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
+from padim_bench.padim.strategies import PositionChunk, get_strategy
+from padim_bench.padim.strategies.explicit_lu import inverse_residual
+
+EXACT = [name for name, s in STRATEGIES.items() if s.exact]
+# Batched LU is wrong on some machines; there its guard raises, and nothing is left to compare.
+LU_MAY_RAISE = {"explicit-lu"}
+
+
+def training(p: int, n: int, d: int, seed: int = 0) -> Tensor:
+    """Centred embeddings with a decaying spectrum, as features have."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(p, n, d, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, d, dtype=torch.float64)
+    return x - x.mean(dim=1, keepdim=True)
+
+
+def reference(x: Tensor, delta: Tensor, epsilon: float) -> Tensor:
+    """Equations 1 and 2, one position at a time, in numpy's float64."""
+    out = []
+    for centred, differences in zip(x.double().numpy(), delta.double().numpy(), strict=True):
+        sigma = centred.T @ centred / (len(centred) - 1) + epsilon * np.eye(centred.shape[1])
+        out.append((differences * np.linalg.solve(sigma, differences)).sum(axis=0))
+    return torch.from_numpy(np.stack(out))
+
+
+def relative_error(name: str, chunk: PositionChunk, delta: Tensor, exact: Tensor, storage: torch.dtype) -> float:
+    strategy = STRATEGIES[name]
+    try:
+        state = strategy.fit(chunk)
+    except StrategyInvalidError:
+        assert name in LU_MAY_RAISE
+        pytest.skip("batched LU is wrong on this machine, and the guard says so")
+    working = torch.float64 if storage == torch.float64 else torch.float32
+    widened = {k: v.to(storage).to(working) for k, v in state.items()}
+    squared = strategy.apply(widened, delta.to(working)).double()
+    return float(((squared - exact) / exact).abs().max())
+
+
+@pytest.mark.parametrize("n", [40, 130], ids=["n < d", "n > d"])
+@pytest.mark.parametrize("source", ["embeddings", "scatter"])
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_strategies_equal_float64(name: str, source: str, n: int, threads: int) -> None:
+    x, epsilon = training(5, n, 100), 0.01
+    delta = torch.randn(5, 100, 7, dtype=torch.float64)
+    chunk = (
+        PositionChunk(n, epsilon, centred=x)
+        if source == "embeddings"
+        else PositionChunk(n, epsilon, scatter=torch.bmm(x.mT, x))
+    )
+    exact = reference(x, delta, epsilon)
+    assert relative_error(name, chunk, delta, exact, torch.float64) < 1e-9
+    assert relative_error(name, chunk, delta, exact, torch.float32) < 2e-5
+    assert relative_error(name, chunk, delta, exact, torch.float16) < 5e-3
+    assert relative_error(name, chunk, delta, exact, torch.bfloat16) < 4e-2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from([n for n in EXACT if n not in LU_MAY_RAISE]),
+    p=st.integers(1, 3),
+    n=st.integers(2, 40),
+    d=st.integers(1, 70),
+    b=st.integers(1, 3),
+    epsilon=st.sampled_from([1e-3, 0.01, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape_equals_float64(name: str, p: int, n: int, d: int, b: int, epsilon: float, seed: int) -> None:
+    x = training(p, n, d, seed)
+    delta = torch.randn(p, d, b, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+    exact = reference(x, delta, epsilon)
+    assert relative_error(name, PositionChunk(n, epsilon, centred=x), delta, exact, torch.float64) < 1e-7
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -> None:
+    for n, d in ((12, 40), (60, 40), (30, 300)):
+        x = training(2, n, d)
+        try:
+            state = STRATEGIES[name].fit(PositionChunk(n, 0.01, centred=x))
+        except StrategyInvalidError:
+            pytest.skip("batched LU is wrong on this machine, and the guard says so")
+        assert sum(t[0].numel() for t in state.values()) == STRATEGIES[name].n_values(n, d)
+        assert (STRATEGIES[name].apply(state, x.mT.contiguous()) >= 0).all()
+
+
+def test_one_dimension_by_hand() -> None:
+    x = torch.tensor([[[-1.0], [1.0]]], dtype=torch.float64)  # variance 2, so sigma = 2.01
+    for strategy in STRATEGIES.values():
+        state = strategy.fit(PositionChunk(2, 0.01, centred=x))
+        assert strategy.apply(state, torch.tensor([[[3.0]]], dtype=torch.float64)).item() == pytest.approx(9 / 2.01)
+
+
+def test_auto_takes_the_smallest_exact_one() -> None:
+    assert get_strategy("auto", 60, 550).name == "woodbury"
+    assert get_strategy("auto", 209, 550).name == "woodbury"
+    assert get_strategy("auto", 391, 550).name == "whitening"
+    assert get_strategy("auto", 209, 100).name == "whitening"
+    stored = STRATEGIES["woodbury"].n_values(60, 550)
+    assert 550 * 550 / stored > 9  # toothbrush, nine times smaller than dense
+
+
+def test_unknown_strategy_lists_the_known() -> None:
+    with pytest.raises(PadimBenchError, match=r"cholesky.*auto"):
+        get_strategy("lu", 10, 10)
+
+
+def test_lu_guard_fires_on_a_wrong_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.linalg.inv
+
+    def one_wrong(sigma: Tensor) -> Tensor:
+        inverse = right(sigma)
+        inverse[2] *= 3
+        return inverse
+
+    monkeypatch.setattr(torch.linalg, "inv", one_wrong)
+    with pytest.raises(StrategyInvalidError, match="142815"):
+        STRATEGIES["explicit-lu"].fit(PositionChunk(50, 0.01, centred=training(4, 50, 20)))
+
+
+def test_lu_guard_fires_on_an_exception_and_on_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(sigma: Tensor) -> Tensor:
+        raise RuntimeError("Pivots given to lu_solve must all be greater or equal to 1.")
+
+    chunk = PositionChunk(50, 0.01, centred=training(4, 50, 20))
+    monkeypatch.setattr(torch.linalg, "inv", raises)
+    with pytest.raises(StrategyInvalidError, match="Pivots"):
+        STRATEGIES["explicit-lu"].fit(chunk)
+    monkeypatch.setattr(torch.linalg, "inv", lambda sigma: torch.full_like(sigma, float("nan")))
+    with pytest.raises(StrategyInvalidError, match="inf"):
+        STRATEGIES["explicit-lu"].fit(chunk)
+
+
+def test_inverse_residual_by_hand() -> None:
+    sigma = torch.eye(3).mul(2).expand(2, 3, 3)
+    assert inverse_residual(sigma, torch.eye(3).mul(0.5).expand(2, 3, 3)) == 0
+    assert inverse_residual(sigma, torch.eye(3).expand(2, 3, 3)) == 1
+
+
+def test_covariance_that_is_not_positive_definite_is_refused() -> None:
+    scatter = -torch.eye(4).expand(2, 4, 4)
+    with pytest.raises(StrategyInvalidError, match="positive definite"):
+        STRATEGIES["cholesky"].fit(PositionChunk(3, 0.01, scatter=scatter))
