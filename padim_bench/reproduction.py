@@ -88,7 +88,8 @@ def reproduce(
         if model.stand_in_for in chosen and not backbones and chosen[model.stand_in_for].trained:
             continue
         try:
-            chosen[model.arch] = _weights_for(model.arch, tags[model.arch], weights)
+            tag = tags[model.arch]
+            chosen[model.arch] = _weights_for(model.arch, tag or model.tag, weights, strict=bool(tag))
         except PadimBenchError as error:
             if untrained_fallback and not model.stand_in_for:
                 chosen[model.arch] = resolve_weights(model.arch, "random")
@@ -164,8 +165,8 @@ def write_table(table: Table, results: Path) -> list[Path]:
 
 
 def _tags(models: Sequence[TableModel], backbones: Sequence[str] | None) -> dict[str, str]:
-    """Tag per architecture to run: the specs' own, or what the user named."""
-    known = {m.arch: m.tag for m in models}
+    """Architectures to run, with the tag that the user named, or "" for the specs' own."""
+    known = {m.arch: "" for m in models}
     if backbones is None:
         return known
     tags = {}
@@ -173,17 +174,19 @@ def _tags(models: Sequence[TableModel], backbones: Sequence[str] | None) -> dict
         arch, tag = split_name(name)
         if arch not in known:
             raise PadimBenchError(f"no table has a row for backbone {name!r}: choose from {', '.join(known)}")
-        tags[arch] = tag or known[arch]
+        tags[arch] = tag or ""
     return tags
 
 
-def _weights_for(arch: str, tag: str, weights: str | Path | None) -> Weights:
-    """The tag's weights, or from a directory the file of the bare name, which is labelled as such."""
+def _weights_for(arch: str, tag: str, weights: str | Path | None, *, strict: bool = False) -> Weights:
+    """The tag's weights, or unless ``strict`` the file of the bare name, which is labelled as such."""
     if weights is not None and str(weights).startswith("random"):
         return resolve_weights(arch, weights)
     try:
         return resolve_weights(f"{arch}.{tag}", weights)
     except PadimBenchError as no_tag:
+        if strict:
+            raise
         try:
             return resolve_weights(arch, weights)
         except PadimBenchError:

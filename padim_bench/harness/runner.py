@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -186,6 +186,10 @@ def run(
                 finally:
                     for future in futures:
                         future.cancel()
+    except BrokenExecutor as error:
+        raise PadimBenchError(
+            f"a worker died, most likely for want of memory ({error}): use fewer workers; finished runs are kept"
+        ) from error
     except KeyboardInterrupt as error:
         raise Interrupted(len(outcomes), total) from error
     return [outcomes[config] for unit in units for config in unit.configs]

@@ -28,6 +28,8 @@ def draw_channels(n_channels: int, n_features: int | None, seed: int) -> tuple[i
     """
     if n_features is None:
         return tuple(range(n_channels))
+    if seed < 0:  # random.Random draws the same for -1 and 1
+        raise PadimBenchError(f"seed is {seed}: choose 0 or more")
     if not 1 <= n_features <= n_channels:
         raise PadimBenchError(
             f"n_features is {n_features} but the layers in use have {n_channels} channels: "
