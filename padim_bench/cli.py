@@ -49,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output has gone
         return 0
-    except Exception:
+    except MemoryError:
+        _say("padim-bench: error: out of memory: lower --batch-size or --n-features, or use --strategy auto")
+        return 2
+    except Exception as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, of CPU and GPU
+            _say(f"padim-bench: error: {str(error).splitlines()[0]}: lower --batch-size, or use --strategy auto")
+            return 2
         traceback.print_exc()
         _say("padim-bench: this is a fault of padim-bench itself; please report it with the lines above")
         return 1
@@ -224,7 +230,7 @@ def _check_device(device: str) -> None:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise PadimBenchError(
-            f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
+            f"device {device!r} cannot be used ({str(error).splitlines()[0][:120]}): try --device cpu"
         ) from error
 
 
@@ -239,6 +245,8 @@ def _categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
     from padim_bench.data.mvtec import list_categories, mvtec
 
     if getattr(arguments, "dataset", "mvtec") == "folder":
+        if arguments.categories is not None:
+            raise PadimBenchError("--categories: a folder dataset has no categories; leave the option out")
         return [folder(root)]
     wanted = arguments.categories if arguments.categories is not None else list_categories(root)
     if not wanted:

@@ -8,6 +8,10 @@ class PadimBenchError(Exception):
     """
 
 
+class WeightsNotFoundError(PadimBenchError):
+    """No weights of that name are at hand or on a hub that answers. What is there but unfit is another error."""
+
+
 class StrategyInvalidError(PadimBenchError):
     """A strategy's factorisation is numerically wrong on this machine.
 

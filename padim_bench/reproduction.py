@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ from pathlib import Path
 from padim_bench.data.demo import make_demo
 from padim_bench.data.mvtec import list_categories, mvtec
 from padim_bench.data.samples import Category
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.records import Record, check_mergeable, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.padim.strategies import STRATEGIES
-from padim_bench.padim.weights import Weights, resolve_weights, split_name
+from padim_bench.padim.weights import ENVIRONMENT_VARIABLE, Weights, resolve_weights, split_name
 from padim_bench.report.render import index_page, to_csv, to_latex, to_markdown
 from padim_bench.report.spec import TableModel, TableSpec
 from padim_bench.report.strategies import load_strategies_spec, strategies_tables
@@ -85,18 +86,19 @@ def reproduce(
     for model in models:
         if model.arch not in tags or model.arch in chosen or model.arch in missing:
             continue
-        if model.stand_in_for in chosen and not backbones and chosen[model.stand_in_for].trained:
+        if model.stand_in_for and not backbones and _needs_no_stand_in(chosen.get(model.stand_in_for), weights):
             continue
         try:
             tag = tags[model.arch]
             chosen[model.arch] = _weights_for(model.arch, tag or model.tag, weights, strict=bool(tag))
-        except PadimBenchError as error:
+        except WeightsNotFoundError as error:
             if untrained_fallback and not model.stand_in_for:
+                on_message(f"{model.arch}: no weights at hand, so untrained random ones")
                 chosen[model.arch] = resolve_weights(model.arch, "random")
             elif not model.stand_in_for or backbones:
                 missing[model.arch] = str(error)
     if not chosen:
-        raise PadimBenchError(next(iter(missing.values()), "no model of these tables matches --backbones"))
+        raise WeightsNotFoundError(next(iter(missing.values()), "no model of these tables matches --backbones"))
     for arch, why in missing.items():
         on_message(f"{arch}: left out, its weights are not available: {why}")
     wanted = {m: _model_spec(m, chosen[m.arch]) for m in models if m.arch in chosen}
@@ -134,9 +136,10 @@ def compare_strategies(
     spec = load_strategies_spec()
     try:
         found = _weights_for(spec["arch"], spec["tag"], weights)
-    except PadimBenchError:
+    except WeightsNotFoundError:
         if not untrained_fallback:
             raise
+        on_message(f"{spec['arch']}: no weights at hand, so untrained random ones")
         found = resolve_weights(spec["arch"], "random")
     models = [
         ModelSpec(found, "paper", spec["n_features"], spec["seed"], strategy, dtype)
@@ -180,17 +183,27 @@ def _tags(models: Sequence[TableModel], backbones: Sequence[str] | None) -> dict
 
 def _weights_for(arch: str, tag: str, weights: str | Path | None, *, strict: bool = False) -> Weights:
     """The tag's weights, or unless ``strict`` the file of the bare name, which is labelled as such."""
-    if weights is not None and str(weights).startswith("random"):
+    if _untrained_by_name(weights):
         return resolve_weights(arch, weights)
+    if weights is not None and Path(weights).is_file() and not Path(weights).name.startswith(f"{arch}."):
+        raise WeightsNotFoundError(f"{weights} is not named after {arch}: give a directory with a file for each model")
     try:
         return resolve_weights(f"{arch}.{tag}", weights)
-    except PadimBenchError as no_tag:
+    except WeightsNotFoundError as no_tag:
         if strict:
             raise
         try:
             return resolve_weights(arch, weights)
-        except PadimBenchError:
+        except WeightsNotFoundError:
             raise no_tag from None
+
+
+def _untrained_by_name(weights: str | Path | None) -> bool:
+    return str(weights or os.environ.get(ENVIRONMENT_VARIABLE)).partition(":")[0] == "random"
+
+
+def _needs_no_stand_in(principal: Weights | None, weights: str | Path | None) -> bool:
+    return principal is not None and (principal.trained or _untrained_by_name(weights))
 
 
 def _model_spec(model: TableModel, weights: Weights) -> ModelSpec:

@@ -25,6 +25,7 @@ class LoadedCategory:
         train, test: (n, 3, S, S) uint8 RGB.
         labels: (n_test,) 0 normal, 1 anomalous.
         masks: (n_test, S, S) bool, or None where the category has no ground truth.
+        image_sizes: distinct sizes of the images as stored, as "900x900", sorted.
         split_digest: sha256 over the names and contents of all images and masks.
     """
 
@@ -35,6 +36,7 @@ class LoadedCategory:
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_] | None
     split_digest: str
+    image_sizes: tuple[str, ...]
 
 
 def load_category(
@@ -53,19 +55,18 @@ def load_category(
     size, n_train = protocol.size, len(category.train)
     images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
     masks = np.zeros((len(category.test), size, size), dtype=bool) if category.has_masks else None
-    lines: list[str] = [""] * len(samples)
+    lines, sizes = [""] * len(samples), [""] * len(samples)
 
     def load(i: int) -> None:
         target = None if masks is None or i < n_train else masks[i - n_train]
-        images[i], lines[i] = _load_sample(samples[i], category, protocol, target)
+        images[i], lines[i], sizes[i] = _load_sample(samples[i], category, protocol, target)
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         for _ in pool.map(load, range(len(samples))):  # at a failure, map cancels what has not begun
             on_image()
     labels = np.array([s.label for s in category.test], dtype=np.int64)
-    return LoadedCategory(
-        category, protocol, images[:n_train], images[n_train:], labels, masks, _digest(lines, n_train)
-    )
+    digest, distinct = _digest(lines, n_train), tuple(sorted(set(sizes)))
+    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, digest, distinct)
 
 
 def split_digest(category: Category, *, threads: int = 1) -> str:
@@ -90,7 +91,7 @@ def _digest(lines: list[str], n_train: int) -> str:
 
 def _load_sample(
     sample: Sample, category: Category, protocol: Protocol, mask_out: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.uint8], str]:
+) -> tuple[NDArray[np.uint8], str, str]:
     image, digest = read_image(sample.image)
     line = _line(category, sample.image, sample.label, digest)
     if mask_out is not None and sample.mask is not None:
@@ -102,4 +103,4 @@ def _load_sample(
             )
         mask_out[:] = prepare_mask(mask, protocol)
         line += _line(category, sample.mask, "", digest)
-    return prepare_image(image, protocol), line
+    return prepare_image(image, protocol), line, f"{image.width}x{image.height}"

@@ -20,16 +20,23 @@ KINDS: dict[str, str] = {
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise PadimBenchError(f"cannot read {folder}: {error.strerror}: check its permissions") from error
+
+
 def list_images(folder: Path) -> list[Path]:
     """The image files directly in ``folder``, sorted by name; empty if there is no such folder."""
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = (p for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     return sorted(p for p in found if p.is_file())
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in _entries(folder) if p.is_dir() and not p.name.startswith("."))
 
 
 def check_root(root: Path) -> Path:

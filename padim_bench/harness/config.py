@@ -56,7 +56,9 @@ class RunConfig:
 
     def run_id(self, split_digest: str, weights_sha256: str) -> str:
         """Hex digest of the canonical JSON of the configuration and of its inputs' digests."""
-        named = {"config": self.to_dict(), "split": split_digest, "weights": weights_sha256}
+        config = self.to_dict()
+        del config["protocol"]["source"]  # prose
+        named = {"config": config, "split": split_digest, "weights": weights_sha256}
         canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padim_bench.data.download import MVTEC_AD
 from padim_bench.data.loading import LoadedCategory, load_category, split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
@@ -224,6 +225,7 @@ def run_unit(
     """
     settings, name = unit.settings, unit.category.name
     progress = progress or Progress(0, enabled=False)
+    torch.backends.cudnn.allow_tf32 = False  # a GPU's convolutions would carry errors of 1e-3 by default
     timings: dict[str, float] = {}
     with torch_threads(settings.threads):
         memory = PeakMemory(settings.device)
@@ -249,6 +251,7 @@ def run_unit(
             except PadimBenchError as error:  # the model knows no category
                 raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
             record = _record(config, unit, loaded, embeddings[config], result, timings, shared_peak)
+            del result  # its state is gigabytes, and the next run makes its own
             keep(config, record)
             records.append(record)
             progress.advance(len(loaded.train) + len(loaded.test))
@@ -336,6 +339,8 @@ def _record(
             "n_test": len(category.test),
             "n_anomalous": int(loaded.labels.sum()),
             "has_masks": category.has_masks,
+            "official_split": _official_split(category),
+            "image_sizes": loaded.image_sizes,
             "resolution": config.protocol.resolution,
         },
         "weights": unit.weights.to_dict(),
@@ -361,6 +366,14 @@ def _record(
         "environment": environment(config.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _official_split(category: Category) -> bool | None:
+    """Whether an MVTec AD category has as many images as the published one; None for other datasets."""
+    if category.dataset != "mvtec-ad":
+        return None
+    counts = MVTEC_AD[category.name]
+    return (counts.train, counts.test) == (len(category.train), len(category.test))
 
 
 def _embeddings(configs: Sequence[RunConfig], backbone: Backbone) -> dict[RunConfig, PatchEmbedding]:
@@ -397,6 +410,9 @@ def _load(category: Category, settings: Settings, on_image: Callable[[], None]) 
     ):
         _last_loaded = None
         _last_loaded = load_category(category, settings.protocol, threads=settings.threads, on_image=on_image)
+    else:
+        for _ in (*category.train, *category.test):
+            on_image()
     return _last_loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(weights.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(weights.std).view(1, 3, 1, 1), persistent=False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps of a batch.
 
@@ -98,10 +99,11 @@ def _run(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
     """Runs ``model`` until the last of ``layers`` has answered, and no further."""
     found: dict[str, Tensor] = {}
     prefix = int(getattr(model, "num_prefix_tokens", 0))
+    nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     def keep(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = _to_nchw(output, name, prefix)
+            found[name] = _to_nchw(output, name, prefix, nhwc=nhwc)
             if len(found) == len(layers):
                 raise _AllLayersSeen
 
@@ -118,11 +120,12 @@ def _run(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
     return [found[name] for name in layers]
 
 
-def _to_nchw(output: Tensor, layer: str, prefix_tokens: int) -> Tensor:
+def _to_nchw(output: Any, layer: str, prefix_tokens: int, *, nhwc: bool) -> Tensor:
     """Square (B, C, H, W) from timm's three kinds of feature: NCHW, NHWC, tokens (B, N, C)."""
+    if not isinstance(output, Tensor):
+        raise PadimBenchError(f"layer {layer} gives a {type(output).__name__}, not a tensor: choose another")
     if output.ndim == 4:
-        _, a, b, c = output.shape
-        return output.permute(0, 3, 1, 2) if a == b != c else output
+        return output.permute(0, 3, 1, 2) if nhwc else output
     if output.ndim == 3:
         for tokens in (output, output[:, prefix_tokens:]):  # patch_embed gives no class token yet
             side = math.isqrt(tokens.shape[1])
@@ -179,20 +182,33 @@ def _build(arch: str, layers: str | Sequence[str]) -> tuple[nn.Module, tuple[str
     stored = set(model.state_dict())
     if any(name not in stored for name, _ in model.named_buffers()):
         model = timm.create_model(arch, pretrained=False).eval()
-        return model, names, [f.shape for f in _run(model, names, torch.zeros(1, 3, 224, 224))]
+        return model, names, _probe(arch, model, names, torch.zeros(1, 3, 224, 224))
     image = torch.empty(1, 3, 224, 224, device="meta")
     called: set[str] = set()
     handles = [
         module.register_forward_pre_hook(lambda _m, _i, name=name: called.add(name)) for name, module in known.items()
     ]
     try:
-        _run(model, names, image)
+        _probe(arch, model, names, image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    _prune(model, "", called)
+    return model, names, _probe(arch, model, names, image)
+
+
+def _probe(arch: str, model: nn.Module, names: Sequence[str], image: Tensor) -> list[torch.Size]:
+    """Shapes of the layers' outputs; whatever a model raises on a 224x224 image is bad input."""
+    try:
+        with torch.no_grad():
+            return [f.shape for f in _run(model, names, image)]
+    except PadimBenchError:
+        raise
     except KeyError as error:
         raise PadimBenchError(f"{arch} never calls layer {error}: choose another") from error
-    for handle in handles:
-        handle.remove()
-    _prune(model, "", called)
-    return model, names, [f.shape for f in _run(model, names, image)]
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PadimBenchError(f"{arch} does not take 224x224 images ({reason[:200]}): choose another model") from error
 
 
 def _prune(module: nn.Module, path: str, called: set[str]) -> None:
@@ -236,20 +252,19 @@ def _load(model: nn.Module, weights: Weights) -> None:
 
 
 def _fill_untrained(model: nn.Module, layers: Sequence[str], seed: int) -> None:
-    """Normal weights of variance 1 / fan-in from a seed, by name order.
+    """Normal weights of variance 1 / fan-in from a seed.
 
     Batch normalisation is calibrated on one batch of seeded multi-scale noise, with a gain of 1/4:
     otherwise features shrink to nothing or grow to hundreds from stage to stage, and epsilon = 0.01
     means something else than it does for trained features.
     """
-    generator = torch.Generator().manual_seed(seed)
     state = model.state_dict()
-    for name in sorted(state):
+    for name in state:
         shape = state[name].shape
         if not state[name].is_floating_point():
             state[name] = torch.zeros(shape, dtype=state[name].dtype)
         elif len(shape) > 1:
-            state[name] = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+            state[name] = torch.randn(shape, generator=_generator(seed, name)) / math.sqrt(math.prod(shape[1:]))
         else:
             one = name.endswith(("weight", "running_var", "gamma"))
             state[name] = torch.full(shape, 1.0 if one else 0.0)
@@ -261,10 +276,20 @@ def _fill_untrained(model: nn.Module, layers: Sequence[str], seed: int) -> None:
         norm.train()
     noise = torch.zeros(4, 3, 224, 224)
     for side in (7, 28, 56, 224):
-        coarse = torch.randn(4, 3, side, side, generator=generator)
+        coarse = torch.randn(4, 3, side, side, generator=_generator(seed, f"noise {side}"))
         noise += nn.functional.interpolate(coarse, size=(224, 224)) / 2
-    with torch.no_grad():
-        _run(model, layers, noise)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order, whatever the caller's threads
+    try:
+        with torch.no_grad():
+            _run(model, layers, noise)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Each tensor draws from its own stream, so that it is the same whichever layers are in use."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
 
 
 def create_backbone(

@@ -90,7 +90,7 @@ class TrainingMoments:
                     _chan_update(mine[1], mine[2], self._folded_n, theirs[1], theirs[2], other._folded_n)
                 self._folded_n += other._folded_n
         self.n += other._folded_n
-        for batch in other._pending:
+        for batch in list(other._pending):
             self.update(batch)
 
     def tiles(self, *, consume: bool = False) -> Iterator[Tile]:
@@ -131,7 +131,7 @@ class TrainingMoments:
             new = self._pending[0][0].new_zeros
             self._tiles = [
                 (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=torch.float32))
-                for p in self._new_tiles(self._pending_n)
+                for p in self._new_tiles(0)  # of the same positions in every model, so that they can be merged
             ]
 
         def fold(tile: tuple[slice, Tensor, Tensor]) -> None:
@@ -251,17 +251,18 @@ def fit_gaussians(
         state = chosen.fit(chunk)
         with allocation:
             if not result.state:  # the first tile tells the shapes
-                with torch.inference_mode(False):  # ordinary tensors, which users may change
-                    result.mean = mean.new_empty((total, d), dtype=working)
-                    for key, value in state.items():
-                        result.state[key] = value.new_empty((total, *value.shape[1:]), dtype=STORAGE_DTYPES[storage])
+                result.mean = mean.new_empty((total, d), dtype=working)
+                for key, value in state.items():
+                    # A lone number per position (epsilon) costs nothing to keep whole.
+                    kept = working if value[0].numel() == 1 and d > 1 else STORAGE_DTYPES[storage]
+                    result.state[key] = value.new_empty((total, *value.shape[1:]), dtype=kept)
         result.mean[positions] = mean
         for key, value in state.items():
-            result.state[key][positions] = value.to(STORAGE_DTYPES[storage])
+            result.state[key][positions] = value.to(result.state[key].dtype)
         residuals.append(_residual(result, chunk, positions, working))
         on_positions(positions.stop - positions.start)
 
-    with torch.inference_mode():
+    with torch.no_grad():
         for_each(fit, moments.tiles(consume=consume), parallel=not (chosen.all_threads or moments.on_gpu))
     result.residual = max(residuals)
     if chosen.exact and not result.residual <= _RESIDUAL_LIMIT:

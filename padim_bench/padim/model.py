@@ -106,9 +106,14 @@ class PaDiM:
             StrategyInvalidError: the strategy's factorisation is wrong on this machine.
         """
         self._moments = self._gaussians = self._image_size = None
-        self.partial_fit(images)
-        self._gaussians = self._factorise(consume=True)
-        self._moments = None
+        try:
+            self.partial_fit(images)
+            self._gaussians = self._factorise(consume=True)
+        except BaseException:
+            self._image_size = None  # half a fit is none
+            raise
+        finally:
+            self._moments = None
         return self
 
     def partial_fit(self, images: Tensor | Iterable[Any]) -> Self:
@@ -141,13 +146,13 @@ class PaDiM:
         """
         if self._moments is None or other._moments is None:
             raise PadimBenchError("merge() needs two models built with partial_fit()")
-        if self.backbone.weights.sha256 != other.backbone.weights.sha256:
-            raise PadimBenchError("models with differing backbone weights cannot be merged")
+        if self._learned_from() != other._learned_from():
+            raise PadimBenchError("models of differing weights, layers, normalisation or dtype cannot be merged")
         self._moments.merge(other._moments)
         self._gaussians = None
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps and image scores (section III-C).
 
@@ -240,11 +245,7 @@ class PaDiM:
         saved = about["weights"]
         if weights is None and not saved["trained"]:
             weights = f"random:{saved['seed']}"
-        name = (
-            saved["label"]
-            if saved["label"].startswith(f"{about['arch']}.") and "(" not in saved["label"]
-            else about["arch"]
-        )
+        name = f"{about['arch']}.{saved['tag']}" if saved["tag"] else about["arch"]
         model = cls(
             create_backbone(name, weights, about["layers"], normalize=about["normalize"]),
             n_features=about["n_features"],
@@ -276,6 +277,11 @@ class PaDiM:
             about["residual"],
         )
         return model
+
+    def _learned_from(self) -> tuple[object, ...]:
+        """What two models must share for their moments to be of the same features."""
+        backbone = self.backbone
+        return backbone.weights.sha256, backbone.layers, backbone.normalize, self.compute_dtype
 
     def _new_moments(self, features: Sequence[Tensor], batch: Tensor) -> TrainingMoments:
         self._image_size = (int(batch.shape[2]), int(batch.shape[3]))

@@ -28,7 +28,7 @@ def for_each(work: Callable[[T], None], items: Iterable[T], *, parallel: bool = 
         return
 
     def one(item: T) -> None:
-        with torch.inference_mode():  # the mode is a thread's own
+        with torch.no_grad():  # the mode is a thread's own
             work(item)
 
     try:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 
 ENVIRONMENT_VARIABLE = "PADIM_BENCH_WEIGHTS"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,6 +34,7 @@ class Weights:
         trained: False for ``random``.
         mean, std: the normalisation they expect, per RGB channel on a 0..1 scale.
         path: the safetensors file; None for ``random``.
+        tag: of timm's, for a file named after it or fetched by it.
         seed: of untrained weights.
         note: what the file's metadata says of itself.
     """
@@ -45,6 +46,7 @@ class Weights:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     path: Path | None = None
+    tag: str | None = None
     seed: int | None = None
     note: str = ""
 
@@ -106,7 +108,7 @@ def resolve_weights(backbone: str, weights: str | Path | None = None) -> Weights
         raise PadimBenchError(f"no such weights: {path}: give a .safetensors file, a directory of them, or 'random'")
     if path is not None and path.is_file():
         if tag is not None and path.name != f"{arch}.{tag}.safetensors":
-            raise PadimBenchError(
+            raise WeightsNotFoundError(
                 f"{path} is not named {arch}.{tag}.safetensors, so it may hold other weights: rename it if it is "
                 f"that tag's file, or use --backbone {arch}"
             )
@@ -116,8 +118,10 @@ def resolve_weights(backbone: str, weights: str | Path | None = None) -> Weights
         return _from_file(arch, found, tag)
     if tag is None:
         if path is not None:
-            raise PadimBenchError(f"{path} has no {arch}.safetensors: put it there, or name a tag: {_tag_list(arch)}")
-        raise PadimBenchError(
+            raise WeightsNotFoundError(
+                f"{path} has no {arch}.safetensors: put it there, or name a tag: {_tag_list(arch)}"
+            )
+        raise WeightsNotFoundError(
             f"{arch} names no weights: add a tag ({_tag_list(arch)}), or --weights FILE, DIR or random"
         )
     return _from_file(arch, _from_hub(arch, tag, path), tag)
@@ -127,7 +131,7 @@ def _random(arch: str, weights: str) -> Weights:
     seed = weights.partition(":")[2] or "0"
     if not seed.isdigit():
         raise PadimBenchError(f"weights {weights!r}: write random or random:SEED with a whole number")
-    digest = hashlib.sha256(f"padim-bench untrained 1 {arch} {seed}".encode()).hexdigest()
+    digest = hashlib.sha256(f"padim-bench untrained 2 {arch} {seed}".encode()).hexdigest()
     label = f"untrained random weights (seed {seed})"
     return Weights(arch, label, digest, False, IMAGENET_MEAN, IMAGENET_STD, seed=int(seed))
 
@@ -162,7 +166,7 @@ def _from_file(arch: str, path: Path, tag: str | None) -> Weights:
         raise PadimBenchError(f"cannot read weights {path} ({error}): fetch the file again") from error
     mean, std = _normalisation(arch, tag)
     label = f"{arch}.{tag}" if tag else f"{path.name} (sha256 {digest[:12]})"
-    return Weights(arch, label, digest, True, mean, std, path=path, note=metadata.get("note", ""))
+    return Weights(arch, label, digest, True, mean, std, path, tag, note=metadata.get("note", ""))
 
 
 def _normalisation(arch: str, tag: str | None) -> tuple[Any, Any]:
@@ -177,7 +181,6 @@ def _from_hub(arch: str, tag: str, directory: Path | None) -> Path:
     """The file of a tag from the hub or its local cache. Raises PadimBenchError, saying what to fetch."""
     import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     config = timm.get_pretrained_cfg(f"{arch}.{tag}")
     repo = (config.hf_hub_id if config else None) or f"timm/{arch}.{tag}"
@@ -188,12 +191,12 @@ def _from_hub(arch: str, tag: str, directory: Path | None) -> Path:
     if reason is None:
         try:
             return Path(hf_hub_download(repo, "model.safetensors", etag_timeout=_HUB_TIMEOUT_S))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # the hub's client lets through those of whichever HTTP library it uses
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
     where = directory if directory is not None else "DIR"
     similar = directory is not None and (directory / f"{arch}.safetensors").is_file()
-    raise PadimBenchError(
-        f"no weights {arch}.{tag}: the hub cannot be reached ({reason}): download "
+    raise WeightsNotFoundError(
+        f"no weights {arch}.{tag}: the hub cannot be reached or has none ({reason}): download "
         f"https://huggingface.co/{repo}/resolve/main/model.safetensors, save it as "
         f"{where}/{arch}.{tag}.safetensors and pass --weights {where}"
         + (f"; or use --backbone {arch} for {where}/{arch}.safetensors, whose tag is unknown" if similar else "")

@@ -114,11 +114,11 @@ def caption(table: Table) -> list[str]:
     lines = [f"Percent. Dataset {table.dataset}, {coverage} of {full} categories."]
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in table.spec.metrics)
-        judged = [c for c in table.cells if c.verdict]
+        judged = [c for c in table.cells if c.verdict and c.row in table.categories]
         within = sum(c.verdict == "within" for c in judged)
         lines.append(
             "Paper: arXiv:2011.08785; means are recomputed over the same categories. "
-            f"Tolerance in points: {tolerances}; {within} of {len(judged)} cells within, * marks those outside."
+            f"Tolerance in points: {tolerances}; {within} of {len(judged)} categories' cells within, * those outside."
         )
     elif table.dataset == "mvtec-ad":
         lines.append("Paper: arXiv:2011.08785, which prints means over all 15 categories only: no difference is drawn.")

@@ -66,6 +66,8 @@ def strategies_tables(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -
         f"Weights {records[0]['weights']['label']}; seed {records[0]['config']['seed']}.",
         *[f"{fact}." for fact in shared_facts(records)],
     ]
+    frame["provenance"] = " ".join(captions[1:])
+    frame["records"] = " ".join(r["id"][:12] for r in records)
     styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(METRICS, ".3f")}
     header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *METRICS.values()]
     rows = []

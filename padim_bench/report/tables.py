@@ -147,9 +147,9 @@ def _model_cells(
         full = FULL.get(dataset, {}).get(group, total)
         mean = sum(ours[c][0] for c in members) / len(members) if members else None
         same = [printed[c] for c in members if c in printed]
-        paper = printed.get(group) if len(members) == full else None
-        if paper is None and members and len(same) == len(members):
-            paper = sum(same) / len(same)
+        paper = sum(same) / len(same) if members and len(same) == len(members) else None
+        if paper is None and len(members) == full:
+            paper = printed.get(group)
         ids = tuple(ours[c][1] for c in members)
         verdict = _verdict(mean, paper, metric)
         cells.append(
@@ -171,11 +171,11 @@ def _describe(records: Sequence[Record]) -> str:
     drawn = "all" if config["n_features"] is None else f"{embedding['n_features']} random of"
     seed = "" if config["n_features"] is None else f", seed {config['seed']}"
     invalid = [r["dataset"]["category"] for r in records if r["status"] != "ok"]
+    used = " and ".join(dict.fromkeys(r["strategy_used"] or config["strategy"] for r in records))
     return (
         f"weights {weights['label']}"
         + (f" ({weights['note']})" if weights["note"] else "")
-        + f"; {drawn} {embedding['n_channels']} channels{seed}; strategy {first['strategy_used'] or config['strategy']}"
-        + f", {config['dtype']}"
+        + f"; {drawn} {embedding['n_channels']} channels{seed}; strategy {used}, {config['dtype']}"
         + (f"; INVALID and left out: {', '.join(invalid)}" if invalid else "")
     )
 
@@ -185,6 +185,9 @@ def title_warnings(records: Sequence[Record]) -> tuple[str, ...]:
     found = []
     if any(r["dataset"]["name"] == "demo" for r in records):
         found.append("demo data, not MVTec AD")
+    unofficial = dict.fromkeys(r["dataset"]["category"] for r in records if r["dataset"]["official_split"] is False)
+    if unofficial:
+        found.append(f"not the official split: {', '.join(unofficial)}")
     untrained = dict.fromkeys(r["config"]["backbone"] for r in records if not r["weights"]["trained"])
     if untrained:
         whose = f": {', '.join(untrained)}" if any(r["weights"]["trained"] for r in records) else ""
@@ -204,10 +207,12 @@ def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
         return f"padim-bench {environment['versions']['padim-bench']}{where}"
 
     environments = [r["environment"] for r in records]
+    sizes = dict.fromkeys(size for r in records for size in r["dataset"]["image_sizes"])
     image_level = dict.fromkeys(r["dataset"]["category"] for r in records if not r["dataset"]["has_masks"])
     facts = [
         f"protocol {distinct([r['config']['protocol']['name'] for r in records])}, "
         f"pixels compared at {distinct([r['dataset']['resolution'] for r in records])}",
+        f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",
         f"code: {distinct([code(e) for e in environments])}; "
         f"torch {distinct([e['versions']['torch'] for e in environments])}, "
         f"timm {distinct([e['versions']['timm'] for e in environments])}; "

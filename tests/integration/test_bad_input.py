@@ -424,3 +424,13 @@ def test_no_number_of_an_invalid_run_enters_a_table(
 def _one_by_one(matrices: Tensor) -> Tensor:
     """What batched LU should give, on every machine."""
     return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
+
+
+def test_a_demo_run_never_hides_weights_that_are_missing_or_corrupt(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "resnet18.tv_in1k.safetensors").write_bytes(b"not weights")
+    for weights in (tmp_path / "typo", tmp_path, tmp_path / "resnet18.tv_in1k.safetensors"):
+        reply = cli("reproduce", "table3", "--weights", weights, "--backbones", "resnet18", "--results", tmp_path / "r")
+        assert (reply.code, reply.out) == (2, "")
+        error = reply.err.splitlines()[-1]
+        assert error.startswith("padim-bench: error: ")
+        assert weights.name in error

@@ -202,7 +202,7 @@ def test_an_unreachable_hub_is_asked_once_and_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     weights_module.hub_unreachable.cache_clear()
     for _ in range(3):
-        with pytest.raises(PadimBenchError, match=r"hub cannot be reached \(.*refused.*model\.safetensors"):
+        with pytest.raises(PadimBenchError, match=r"hub cannot be reached or has none \(.*refused.*model\.safetensors"):
             resolve_weights("wide_resnet50_2.tv_in1k")
     weights_module.hub_unreachable.cache_clear()
     assert len(asked) == 1
@@ -240,3 +240,19 @@ def test_images_of_another_size_have_another_grid() -> None:
     assert backbone.grids(256)[0] == (64, 64)
     bigger = functional.interpolate(IMAGES.float() / 255, size=(256, 256))
     assert backbone(bigger)[0].shape == (2, 64, 64, 64)
+
+
+def test_untrained_weights_do_not_depend_on_the_layers_in_use_or_on_threads(threads: int) -> None:
+    one, three = create_backbone("resnet18", "random", ("layer1",)), create_backbone("resnet18", "random")
+    torch.testing.assert_close(one(IMAGES)[0], three(IMAGES)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_images_that_are_not_square_keep_their_axes() -> None:
+    wide = torch.zeros(1, 3, 256, 320, dtype=torch.uint8)  # layer1 has 64 channels, 64 rows and 80 columns
+    first, *_ = create_backbone("resnet18", "random")(wide)
+    assert first.shape == (1, 64, 64, 80)
+
+
+def test_a_model_of_another_input_size_is_refused_in_a_line() -> None:
+    with pytest.raises(PadimBenchError, match=r"vit_small_patch16_384 does not take 224x224 images"):
+        create_backbone("vit_small_patch16_384", "random", ("blocks.3",))

@@ -135,3 +135,24 @@ def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -
     fitted = fit_gaussians(moments_of(features(2)), epsilon=0.01, strategy="woodbury")
     assert torch.isfinite(fitted.squared_distances(EMBEDDING.select(features(1, seed=5)))).all()
     assert torch.get_num_threads() == threads
+
+
+def test_moments_folded_after_differing_numbers_of_images_merge() -> None:
+    big = PatchEmbedding((100,), ((56, 56),), tuple(range(100)))
+    x = torch.randn(209, 100, 56, 56, generator=torch.Generator().manual_seed(0))
+    parts = []
+    for part in (x[:60], x[60:]):
+        moments = TrainingMoments(big, torch.float64, 1)
+        moments.update(big.select([part]))
+        parts.append(moments)
+    parts[0].merge(parts[1])
+    _, mean, chunk = next((t, *parts[0].read(t, 0.01)) for t in parts[0].tiles())
+    sample = x[:, :, 0, 0].double()
+    torch.testing.assert_close(mean[0], sample.mean(dim=0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(chunk.covariance()[0], sample.T.cov() + 0.01 * torch.eye(100), rtol=1e-5, atol=1e-6)
+
+
+def test_epsilon_is_kept_whole_in_float16_storage() -> None:
+    fitted = fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="woodbury", storage="float16")
+    assert fitted.state["rows"].dtype == torch.float16
+    assert fitted.state["epsilon"][0].item() == pytest.approx(0.01, rel=1e-7)

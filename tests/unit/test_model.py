@@ -143,3 +143,30 @@ def test_an_odd_patch_is_found_where_it_is(backbone: torch.nn.Module) -> None:
     row, column = divmod(int(maps[1].argmax()), 64)
     assert 36 <= row <= 56
     assert 4 <= column <= 24
+
+
+def test_maps_may_be_changed_in_place(backbone: torch.nn.Module) -> None:
+    maps, _ = small(backbone).fit(TRAIN).score(TEST)
+    maps -= maps.min()
+    assert maps.min() == 0
+
+
+def test_half_a_fit_is_none(backbone: torch.nn.Module) -> None:
+    def broken() -> object:
+        yield TRAIN
+        raise OSError("the disk has gone")
+
+    model = small(backbone)
+    with pytest.raises(OSError, match="gone"):
+        model.fit(broken())
+    with pytest.raises(PadimBenchError, match="not fitted"):
+        model.score(TEST)
+
+
+def test_models_of_other_layers_or_dtype_are_not_merged_and_one_with_itself_is_twice(
+    backbone: torch.nn.Module,
+) -> None:
+    model = small(backbone).partial_fit(TRAIN)
+    with pytest.raises(PadimBenchError, match="cannot be merged"):
+        model.merge(small(backbone, compute_dtype="float32").partial_fit(TRAIN))
+    assert model.merge(model).gaussians.n == 16
