@@ -496,6 +496,7 @@ def _verify(arguments: argparse.Namespace, output: _Output) -> None:
     output.document(report.to_dict())
     for category in report.categories:
         state = "ok" if category.ok else f"{len(category.problems)} problems"
+        state += "" if not category.present or category.found.masks else " (no masks: image level only)"
         output.text(f"{category.name:12} {state if category.present else 'absent'}")
         for problem in category.problems:
             output.text(f"  {problem}")

@@ -419,10 +419,12 @@ def _check_category(folder: Path, *, deep: bool) -> CategoryReport:
         problems = [] if any(image.parent.name == "good" for image in train) else ["no image in train/good"]
         problems += [] if test else ["no image in test"]
         return CategoryReport(folder.name, True, found, None, problems)
+    # Without any ground_truth folder a category is evaluated at image level only, which is no fault of it.
+    has_masks = (folder / "ground_truth").is_dir()
     problems = [
         f"{what}: {have} images, expected {want}"
         for what, have, want in zip(("train", "test", "ground_truth"), found, expected, strict=True)
-        if have != want
+        if have != want and (has_masks or what != "ground_truth")
     ]
     problems += [
         f"{image.relative_to(folder).as_posix()} is not in train/good" for image in train if image.parent.name != "good"
@@ -435,7 +437,7 @@ def _check_category(folder: Path, *, deep: bool) -> CategoryReport:
         for path, result in opened.items()
         if isinstance(result, str)
     ]
-    problems += _mask_problems(folder, test, masks, opened)
+    problems += _mask_problems(folder, test, masks, opened) if has_masks else []
     return CategoryReport(folder.name, True, found, expected, problems)
 
 

@@ -164,7 +164,10 @@ def run(
             todo.append(Unit(unit.category, unit.weights, missing, unit.settings))
     total = sum(len(u.configs) for u in units)
     if outcomes:
-        on_message(f"{len(outcomes)} of {total} runs are on record already and not repeated")
+        on_message(
+            f"{len(outcomes)} of {total} runs are on record already in {results.as_posix()} and not repeated "
+            "(with --results and another folder they are)"
+        )
 
     def keep(config: RunConfig, record: Record) -> None:
         read = as_read(record)  # first, so that an interruption never finds a record written and not counted

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone, create_backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
@@ -246,8 +246,15 @@ class PaDiM:
         if weights is None and not saved["trained"]:
             weights = f"random:{saved['seed']}"
         name = f"{about['arch']}.{saved['tag']}" if saved["tag"] else about["arch"]
+        try:
+            backbone = create_backbone(name, weights, about["layers"], normalize=about["normalize"])
+        except WeightsNotFoundError as error:
+            raise WeightsNotFoundError(
+                f"{path} was fitted with weights {saved['label']}, which are not at hand ({error}): "
+                "pass their file or directory as weights= to PaDiM.load"
+            ) from error
         model = cls(
-            create_backbone(name, weights, about["layers"], normalize=about["normalize"]),
+            backbone,
             n_features=about["n_features"],
             seed=about["seed"],
             strategy=about["strategy"],
