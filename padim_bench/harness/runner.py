@@ -25,11 +25,10 @@ from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.features import Features, extract, union_of_channels
 from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
-from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone, layer_names
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
-from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT
+from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol
 
@@ -308,10 +307,8 @@ def _score(
     config: RunConfig, gaussians: PatchGaussians, selected: Sequence[Tensor], batch_size: int
 ) -> tuple[Tensor, Tensor]:
     size = (config.protocol.size, config.protocol.size)
-    results = []
-    for batch in zip(*(torch.split(layer, batch_size) for layer in selected), strict=True):
-        distances = gaussians.squared_distances(batch).sqrt_().reshape(-1, *gaussians.embedding.grid)
-        results.append(anomaly_maps(distances, size, config.protocol))
+    batches = zip(*(torch.split(layer, batch_size) for layer in selected), strict=True)
+    results = [score_features(gaussians, batch, size, config.protocol) for batch in batches]
     return torch.cat([m for m, _ in results]).cpu(), torch.cat([s for _, s in results]).cpu()
 
 

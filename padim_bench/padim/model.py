@@ -172,9 +172,8 @@ class PaDiM:
                 f"images of {tuple(images.shape[2:])}, but the model was fitted on {self._image_size}"
             )
         selected = gaussians.embedding.select(self.backbone(images))
-        distances = gaussians.squared_distances(selected).sqrt_()
         size = (int(images.shape[2]), int(images.shape[3]))
-        return anomaly_maps(distances.reshape(-1, *gaussians.embedding.grid), size, self.protocol)
+        return score_features(gaussians, selected, size, self.protocol)
 
     def save(self, path: Path | str) -> None:
         """Writes the fitted model as safetensors with JSON metadata (no pickle); the backbone is only named.
@@ -305,6 +304,14 @@ class PaDiM:
             storage=self.dtype,
             consume=consume,
         )
+
+
+def score_features(
+    gaussians: PatchGaussians, selected: Sequence[Tensor], size: tuple[int, int], protocol: Protocol
+) -> tuple[Tensor, Tensor]:
+    """Equation 2, then maps of ``size`` pixels and image scores, of features that the embedding selected."""
+    distances = gaussians.squared_distances(selected).sqrt_()
+    return anomaly_maps(distances.reshape(-1, *gaussians.embedding.grid), size, protocol)
 
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:

@@ -396,5 +396,6 @@ def test_records_are_json_that_any_reader_accepts(results: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
+    assert record_files(results)
     for path in record_files(results):
         json.loads(path.read_text(), parse_constant=refuse)

@@ -98,7 +98,7 @@ def test_nothing_at_all_gives_nan_and_a_warning() -> None:
 def test_two_classes_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        detection_metrics([0, 1], [0.0, 1.0])
+        assert detection_metrics([0, 1], [0.0, 1.0]).auroc == 1
 
 
 def test_nan_score_is_refused() -> None:
