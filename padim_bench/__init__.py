@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from padim_bench.errors import PadimBenchError, StrategyInvalidError
     from padim_bench.evaluation import compute_metrics, evaluate, load_images
     from padim_bench.metrics.pro import StreamingPRO, average_pro
-    from padim_bench.metrics.roc import detection_metrics
+    from padim_bench.metrics.roc import StreamingROC, detection_metrics
     from padim_bench.padim.backbones import Backbone, create_backbone
     from padim_bench.padim.model import PaDiM
+    from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.strategies import STRATEGIES
     from padim_bench.protocols import PROTOCOLS, Protocol
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Backbone": "padim.backbones",
     "create_backbone": "padim.backbones",
     "STRATEGIES": "padim.strategies",
+    "REDUCTIONS": "padim.reduction",
     "Protocol": "protocols",
     "PROTOCOLS": "protocols",
     "evaluate": "evaluation",
@@ -41,6 +43,7 @@ _HOMES = {
     "load_images": "evaluation",
     "average_pro": "metrics.pro",
     "StreamingPRO": "metrics.pro",
+    "StreamingROC": "metrics.roc",
     "detection_metrics": "metrics.roc",
     "mvtec": "data.mvtec",
     "folder": "data.folder",
@@ -51,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "PROTOCOLS",
+    "REDUCTIONS",
     "STRATEGIES",
     "Backbone",
     "PaDiM",
@@ -58,6 +62,7 @@ __all__ = [
     "Protocol",
     "StrategyInvalidError",
     "StreamingPRO",
+    "StreamingROC",
     "average_pro",
     "compute_metrics",
     "create_backbone",

@@ -16,12 +16,15 @@ from padim_bench.errors import PadimBenchError
 
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
+    from padim_bench.data.stc import Scene
     from padim_bench.harness.runner import Outcome, Settings
     from padim_bench.report.tables import Table
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
 DOWNLOADS = Path("datasets")
-STRATEGIES_TABLE = "strategies"  # ours, not the paper's, so only when asked for
+STC_VARIABLE = "PADIM_BENCH_STC"
+# What the demo runs unless more is asked for: the whole path, in a few minutes.
+DEMO_BACKBONES, DEMO_SEEDS = ("resnet18",), 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -151,16 +154,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--strategy", type=_names, default=["cholesky"], metavar="NAME[,NAME]")
     run.add_argument("--dtype", type=_names, default=["float32"], metavar="NAME[,NAME]", help="storage of the state")
     run.add_argument("--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation")
+    run.add_argument("--reduction", type=_names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
+    run.add_argument("--fusion", choices=["concatenate", "sum"], default="concatenate", help="of layers, or their maps")
     run.add_argument("--epsilon", type=float, help="on the covariance's diagonal, instead of the protocol's")
     run.add_argument("--sigma", type=float, help="of the smoothing, instead of the protocol's")
     run.set_defaults(command=_run)
 
     reproduce = commands.add_parser("reproduce", help="regenerate the paper's tables beside its numbers")
     reproduce.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="table3, table5, ...; none for all; strategies for ours"
+        "tables", nargs="*", metavar="TABLE", help="table1 to table8, seeds, gaps; none for all of these; strategies"
     )
     _common(reproduce)
     reproduce.add_argument("--backbones", type=_names, help="only these, as resnet18,wide_resnet50_2.tv_in1k")
+    reproduce.add_argument(
+        "--seeds", type=_positive, default=0, metavar="N", help="channel seeds 0 to N - 1 in every table"
+    )
+    reproduce.add_argument("--stc", type=Path, help=f"root of ShanghaiTech Campus, default ${STC_VARIABLE}")
+    reproduce.add_argument(
+        "--stc-every", type=_positive, default=1, metavar="N", help="of its clips, the first and then every Nth frame"
+    )
     reproduce.set_defaults(command=_reproduce)
 
     listing = commands.add_parser("list", help="what there is to choose from")
@@ -198,6 +210,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument(
+        "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
     parser.add_argument("--batch-size", type=_positive, default=32)
@@ -206,18 +221,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    from dataclasses import replace
-
     import torch
 
     from padim_bench.harness.runner import Settings
     from padim_bench.protocols import get_protocol
 
-    protocol = get_protocol(arguments.protocol)
-    for field in ("epsilon", "sigma"):
-        value = getattr(arguments, field, None)
-        if value is not None and value != getattr(protocol, field):
-            protocol = replace(protocol, name=f"{protocol.name}+{field}={value:g}", **{field: value})
+    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at")}
+    protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     _check_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()
     return Settings(protocol, arguments.device, threads, arguments.batch_size)
@@ -265,20 +275,24 @@ def _run(arguments: argparse.Namespace, output: _Output) -> None:
 
     from padim_bench.harness.executors import open_executor
     from padim_bench.harness.runner import ModelSpec, plan, run
+    from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
     from padim_bench.padim.weights import resolve_weights
 
     for option, given, known in (
         ("--strategy", arguments.strategy, STRATEGY_NAMES),
         ("--dtype", arguments.dtype, tuple(STORAGE_DTYPES)),
+        ("--reduction", arguments.reduction, tuple(REDUCTIONS)),
     ):
         if unknown := [name for name in given if name not in known] or ([] if given else ["nothing"]):
             raise PadimBenchError(f"{option} {unknown[0]}: choose from {', '.join(known)}")
     weights = resolve_weights(arguments.backbone, arguments.weights)
     models = [
-        ModelSpec(weights, arguments.layers, n, seed, strategy, dtype, arguments.compute_dtype)
-        for n, seed, strategy, dtype in product(
-            arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype
+        ModelSpec(
+            weights, arguments.layers, n, seed, strategy, dtype, arguments.compute_dtype, reduction, arguments.fusion
+        )
+        for n, seed, strategy, dtype, reduction in product(
+            arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype, arguments.reduction
         )
     ]
     with open_executor(arguments.executor) as executor:
@@ -332,10 +346,12 @@ def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
-    from padim_bench.report.spec import load_spec, table_names
+    from padim_bench.reproduction import STRATEGIES_TABLE, report_names
 
-    wanted = arguments.tables or table_names()
-    specs = [load_spec(name) for name in wanted if name != STRATEGIES_TABLE]
+    wanted = list(dict.fromkeys(arguments.tables)) or report_names()
+    known = [*report_names(), STRATEGIES_TABLE]
+    if unknown := [name for name in wanted if name not in known]:
+        raise PadimBenchError(f"unknown table {unknown[0]!r}: choose from {', '.join(known)}")
     root, results = _data_root(arguments), arguments.results
     settings = _settings(arguments)
 
@@ -343,12 +359,21 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     from padim_bench.reproduction import REAL_THING, compare_strategies, demo_categories, reproduce
 
     demo = root is None
+    backbones, seeds = arguments.backbones, arguments.seeds
     if root is None:
         results = results / "demo"
         _say("no --data: running on the demo dataset, which is drawn, not photographed")
         categories = demo_categories(results, arguments.categories)
+        if backbones is None:
+            backbones = list(DEMO_BACKBONES)
+            _say(f"demo: {', '.join(backbones)} alone; --backbones names more (they take minutes each)")
+        if seeds == 0:
+            seeds = DEMO_SEEDS
+            _say(f"demo: {seeds} seeds; --seeds N for more")
     else:
         categories = _categories(root, arguments)
+    scenes = _scenes(arguments, results if demo else None) if "table4" in wanted else []
+    names = [name for name in wanted if name != STRATEGIES_TABLE]
     with open_executor(arguments.executor) as executor:
         shared = {
             "results": results,
@@ -358,15 +383,22 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
             "executor": executor,
             "on_message": _say,
         }
-        parts = [reproduce(specs, categories, backbones=arguments.backbones, **shared)] if specs else []
+        chosen = {
+            "backbones": backbones,
+            "seeds": seeds,
+            "scenes": scenes,
+            "stc_every": arguments.stc_every,
+            "brief": demo,
+        }
+        parts = [reproduce(names, categories, **chosen, **shared)] if names else []
         if STRATEGIES_TABLE in wanted:
             parts.append(compare_strategies(categories, **shared))
     files = {name: paths for part in parts for name, paths in part.files.items()}
     for paths in files.values():
         output.text(paths[0].read_text(encoding="utf-8"))
-    output.text(
-        f"written to {(results / 'tables').as_posix()}: " + ", ".join(p.name for f in files.values() for p in f)
-    )
+    output.text(f"written to {results.as_posix()}; {(results / 'README.md').as_posix()} links it all:")
+    for paths in files.values():
+        output.text("  " + ", ".join(p.relative_to(results).as_posix() for p in paths))
     if demo:
         output.text(REAL_THING)
     tables = {t.spec.name: t for part in parts for t in part.tables}
@@ -384,12 +416,33 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     )
 
 
+def _scenes(arguments: argparse.Namespace, demo_results: Path | None) -> list[Scene]:
+    """Scenes of ShanghaiTech Campus at hand; in the demo a drawn pair, as videos where PyAV is installed."""
+    from importlib.util import find_spec
+
+    from padim_bench.data.stc import list_scenes, make_demo_stc, stc
+
+    root = arguments.stc or (Path(os.environ[STC_VARIABLE]) if os.environ.get(STC_VARIABLE) else None)
+    if root is None and demo_results is None:
+        return []
+    if root is None and demo_results is not None:
+        video = find_spec("av") is not None
+        root = make_demo_stc(demo_results / f"stc-{'video' if video else 'frames'}", video=video)
+    assert root is not None
+    return [stc(root, name) for name in list_scenes(root)]
+
+
 def _table_document(table: Table) -> dict[str, Any]:
     return {
         "title": table.heading,
         "warnings": list(table.warnings),
         "missing": table.missing,
-        "cells": [vars(c) | {"difference": c.difference} for c in table.cells],
+        "cells": [
+            vars(c)
+            | {"printed": vars(c.printed) if c.printed else None}
+            | {"ours": c.ours, "sd": c.sd, "sem": c.sem, "difference": c.difference}
+            for c in table.cells
+        ],
     }
 
 
@@ -432,10 +485,14 @@ def _list_protocols() -> list[tuple[str, str]]:
 
 
 def _list_tables() -> list[tuple[str, str]]:
-    from padim_bench.report.spec import load_spec, table_names
+    from padim_bench.report.spec import load_toml
+    from padim_bench.reproduction import STRATEGIES_TABLE, report_names
 
-    specs = [load_spec(name) for name in table_names()]
-    rows = [(s.name, f"Table {s.number}: {s.title} ({', '.join(m.title for m in s.models)})") for s in specs]
+    rows = []
+    for name in report_names():
+        spec = load_toml(name)
+        number = f"Table {spec['number']}: " if spec.get("number") else "ours: "
+        rows.append((name, f"{number}{spec['title']}"))
     return [*rows, (STRATEGIES_TABLE, "ours: bytes and accuracy of every strategy and storage dtype; only when named")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from padim_bench.data.loading import load_category
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import prepare_image, read_image
+from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.pro import average_pro
 from padim_bench.metrics.roc import detection_metrics
 from padim_bench.protocols import Protocol, get_protocol
@@ -27,25 +28,29 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
 def compute_metrics(
     labels: NDArray[np.int64],
     scores: NDArray[np.float32],
-    masks: NDArray[np.bool_] | None = None,
-    maps: NDArray[np.float32] | None = None,
+    masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_] | None = None,
+    maps: Sequence[NDArray[np.float32]] | NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """All metrics in [0, 1], NaN where undefined (paper section IV-A).
 
     Args:
         labels: (n,) 0 normal, 1 anomalous.
         scores: (n,) image scores.
-        masks: (n, H, W) ground truth; None leaves the pixel-level metrics NaN.
-        maps: (n, H, W) anomaly maps.
+        masks: n arrays (H, W) of ground truth; None leaves the pixel-level metrics NaN.
+        maps: n anomaly maps (H, W); sizes may differ between images.
     """
     image = detection_metrics(labels, scores, what="image scores")
     found = dict(zip(IMAGE_METRICS, (image.auroc, image.average_precision, image.f1_max), strict=True))
     if masks is None or maps is None:
         return found | dict.fromkeys(PIXEL_METRICS, float("nan"))
-    pixel = detection_metrics(masks, maps, what="pixel scores")
+    pixel = detection_metrics(_pixels(masks), _pixels(maps), what="pixel scores")
     pro = average_pro(maps, masks)
     values = (pixel.auroc, pixel.average_precision, pixel.f1_max, pro)
     return found | dict(zip(PIXEL_METRICS, values, strict=True))
+
+
+def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
+    return arrays if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
 
 
 def load_images(
@@ -58,6 +63,8 @@ def load_images(
     import torch
 
     chosen = get_protocol(protocol)
+    if chosen.rotation:
+        raise PadimBenchError("load_images knows no dataset root, which Rd-MVTec AD draws by: use load_category")
     for start in range(0, len(samples), batch_size):
         images = [prepare_image(read_image(s.image)[0], chosen) for s in samples[start : start + batch_size]]
         yield torch.from_numpy(np.stack(images))
@@ -69,6 +76,18 @@ def evaluate(model: PaDiM, category: Category, *, batch_size: int = 32) -> dict[
 
     loaded = load_category(category, model.protocol)
     results = [model.score(batch) for batch in torch.split(torch.from_numpy(loaded.test), batch_size)]
-    maps = torch.cat([m for m, _ in results]).cpu().numpy()
+    maps = torch.cat([m for m, _ in results]).cpu()
     scores = torch.cat([s for _, s in results]).cpu().numpy()
-    return compute_metrics(loaded.labels, scores, loaded.masks, maps)
+    return compute_metrics(loaded.labels, scores, loaded.masks, maps_at(loaded.masks, maps, model.protocol))
+
+
+def maps_at(masks: Sequence[NDArray[np.bool_]] | None, maps: Tensor, protocol: Protocol) -> list[NDArray[np.float32]]:
+    """Maps (n, S, S) as one array each, resized to their masks where the protocol compares at those."""
+    from torch.nn import functional
+
+    if masks is None or protocol.compare_at == "protocol":
+        return list(maps.numpy())
+    return [
+        functional.interpolate(one[None, None], size=mask.shape, mode=protocol.map_interpolation)[0, 0].numpy()
+        for one, mask in zip(maps, masks, strict=True)
+    ]

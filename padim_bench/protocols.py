@@ -6,7 +6,7 @@ the others differ between public implementations and explain part of the gaps be
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from padim_bench.errors import PadimBenchError
@@ -15,6 +15,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 MapInterpolation = Literal["bilinear", "bicubic"]
 Border = Literal["reflect", "mirror"]
 ScoreFrom = Literal["smoothed", "raw"]
+CompareAt = Literal["protocol", "masks"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Protocol:
             (torch's "reflect" padding).
         score_from: whether the image score is the maximum of the smoothed or of the raw map.
         epsilon: added to every diagonal entry of the covariance (equation 1).
+        compare_at: whether pixels are compared at ``size`` or at the resolution of the masks as stored.
+        rotation: of Rd-MVTec AD (section IV-A): images turn by a random angle in +-``rotation`` degrees,
+            and the crop is at random; 0 for neither.
+        version: the seed of those draws.
         source: where the choices come from.
     """
 
@@ -46,6 +51,9 @@ class Protocol:
     border: Border = "reflect"
     score_from: ScoreFrom = "smoothed"
     epsilon: float = 0.01
+    compare_at: CompareAt = "protocol"
+    rotation: float = 0.0
+    version: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -59,6 +67,7 @@ class Protocol:
             (self.map_interpolation, get_args(MapInterpolation)),
             (self.border, get_args(Border)),
             (self.score_from, get_args(ScoreFrom)),
+            (self.compare_at, get_args(CompareAt)),
         ):
             if given not in known:
                 raise PadimBenchError(f"protocol {self.name}: unknown {given!r}: choose from {', '.join(known)}")
@@ -67,6 +76,14 @@ class Protocol:
             raise PadimBenchError(f"epsilon is {self.epsilon}: choose a positive number (the paper's is 0.01)")
         if not 0 <= self.sigma < float("inf"):
             raise PadimBenchError(f"sigma is {self.sigma}: choose 0 (no smoothing) or more")
+        if not 0 <= self.rotation <= 180 or self.version < 0:
+            raise PadimBenchError(
+                f"rotation {self.rotation}, version {self.version}: choose 0 to 180 degrees and 0 or more"
+            )
+        if self.rotation and (self.crop is None or self.compare_at == "masks"):
+            raise PadimBenchError(
+                f"protocol {self.name}: turned images need a crop and masks of its size: leave compare_at at protocol"
+            )
 
     @property
     def size(self) -> int:
@@ -76,7 +93,25 @@ class Protocol:
     @property
     def resolution(self) -> str:
         """The name of the resolution at which pixels are compared, such as ``paper-224``."""
-        return f"{self.name}-{self.size}"
+        return f"{self.name}-{self.size if self.compare_at == 'protocol' else 'original'}"
+
+    @property
+    def image_choices(self) -> tuple[object, ...]:
+        """What decides the pixels that the backbone sees: protocols that share it share features."""
+        return self.resize, self.crop, self.image_interpolation, self.rotation, self.version
+
+    @property
+    def mask_choices(self) -> tuple[object, ...]:
+        """What decides the masks."""
+        return self.resize, self.crop, self.mask_interpolation, self.rotation, self.version, self.compare_at
+
+    def vary(self, **changes: Any) -> Protocol:
+        """The same with some choices changed, which its name then tells; itself where nothing changes."""
+        changed = {k: v for k, v in changes.items() if v != getattr(self, k)}
+        if not changed:
+            return self
+        told = "".join(f"+{k}={v:g}" if isinstance(v, float) else f"+{k}={v}" for k, v in changed.items())
+        return replace(self, name=f"{self.name}{told}", **changed)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,6 +123,11 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "paper",
             source="arXiv:2011.08785, sections III and IV-B; scipy border, as published reproductions",
+        ),
+        Protocol(
+            "paper-stc",
+            crop=None,
+            source="arXiv:2011.08785, section IV-B, for ShanghaiTech Campus: resized to 256x256, no crop",
         ),
         Protocol(
             "anomalib",
@@ -106,6 +146,12 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
+
+
+def rd_mvtec_protocol(version: int) -> Protocol:
+    """The paper's protocol over one version of Rd-MVTec AD (sections IV-A and V-C)."""
+    source = "paper; rotation about the centre before the crop, black where nothing was, drawn by random.Random"
+    return replace(PROTOCOLS["paper"], name=f"rd-mvtec-v{version}", rotation=10.0, version=version, source=source)
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from padim_bench.data.samples import Category, Sample
-from padim_bench.data.transforms import file_digest, prepare_image, prepare_mask, read_image
+from padim_bench.data.transforms import file_digest, original_crop, prepare_image, prepare_mask, read_image
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Protocol
+
+Masks = list[NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class LoadedCategory:
     Attributes:
         train, test: (n, 3, S, S) uint8 RGB.
         labels: (n_test,) 0 normal, 1 anomalous.
-        masks: (n_test, S, S) bool, or None where the category has no ground truth.
+        masks: n_test bool arrays (S, S), or of the sizes as stored where the protocol compares there;
+            None where the category has no ground truth.
         image_sizes: distinct sizes of the images as stored, as "900x900", sorted.
         split_digest: sha256 over the names and contents of all images and masks.
     """
@@ -34,7 +38,7 @@ class LoadedCategory:
     train: NDArray[np.uint8]
     test: NDArray[np.uint8]
     labels: NDArray[np.int64]
-    masks: NDArray[np.bool_] | None
+    masks: Masks | None
     split_digest: str
     image_sizes: tuple[str, ...]
 
@@ -54,19 +58,34 @@ def load_category(
     samples = (*category.train, *category.test)
     size, n_train = protocol.size, len(category.train)
     images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
-    masks = np.zeros((len(category.test), size, size), dtype=bool) if category.has_masks else None
+    masks: Masks = [np.empty(0, bool)] * len(category.test) if category.has_masks else []
     lines, sizes = [""] * len(samples), [""] * len(samples)
 
     def load(i: int) -> None:
-        target = None if masks is None or i < n_train else masks[i - n_train]
-        images[i], lines[i], sizes[i] = _load_sample(samples[i], category, protocol, target)
+        image, lines[i] = _read_line(category, samples[i].image, samples[i].label)
+        images[i], sizes[i] = prepare_image(image, protocol, sample_name(category, samples[i])), _size(image)
+        if masks and i >= n_train:
+            masks[i - n_train], line = _load_mask(samples[i], category, protocol, image.size)
+            lines[i] += line
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         for _ in pool.map(load, range(len(samples))):  # at a failure, map cancels what has not begun
             on_image()
     labels = np.array([s.label for s in category.test], dtype=np.int64)
     digest, distinct = _digest(lines, n_train), tuple(sorted(set(sizes)))
-    return LoadedCategory(category, protocol, images[:n_train], images[n_train:], labels, masks, digest, distinct)
+    train, test = images[:n_train], images[n_train:]
+    return LoadedCategory(category, protocol, train, test, labels, masks or None, digest, distinct)
+
+
+def load_masks(category: Category, protocol: Protocol, *, threads: int = 1) -> Masks:
+    """``LoadedCategory.masks`` alone, for another protocol of the same images. Raises as loading does."""
+
+    def load(sample: Sample) -> NDArray[np.bool_]:
+        size = read_image(sample.image)[0].size if protocol.compare_at == "masks" and sample.mask is None else None
+        return _load_mask(sample, category, protocol, size)[0]
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        return list(pool.map(load, category.test))
 
 
 def split_digest(category: Category, *, threads: int = 1) -> str:
@@ -89,18 +108,33 @@ def _digest(lines: list[str], n_train: int) -> str:
     return hashlib.sha256("".join(ordered).encode()).hexdigest()
 
 
-def _load_sample(
-    sample: Sample, category: Category, protocol: Protocol, mask_out: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.uint8], str, str]:
-    image, digest = read_image(sample.image)
-    line = _line(category, sample.image, sample.label, digest)
-    if mask_out is not None and sample.mask is not None:
-        mask, digest = read_image(sample.mask, is_mask=True)
-        if mask.size != image.size:
-            raise PadimBenchError(
-                f"mask {sample.mask} is {mask.width}x{mask.height} but its image {sample.image.name} is "
-                f"{image.width}x{image.height}: export the mask at the image's size"
-            )
-        mask_out[:] = prepare_mask(mask, protocol)
-        line += _line(category, sample.mask, "", digest)
-    return prepare_image(image, protocol), line, f"{image.width}x{image.height}"
+def sample_name(category: Category, sample: Sample) -> str:
+    """The path of a sample's image below its dataset's root."""
+    return sample.image.relative_to(category.root).as_posix()
+
+
+def _read_line(category: Category, path: Path, label: int | str, *, is_mask: bool = False) -> tuple[Image.Image, str]:
+    image, digest = read_image(path, is_mask=is_mask)
+    return image, _line(category, path, label, digest)
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _load_mask(
+    sample: Sample, category: Category, protocol: Protocol, size: tuple[int, int] | None
+) -> tuple[NDArray[np.bool_], str]:
+    """A sample's mask, all False for a normal image of ``size``, and its line of the digest."""
+    if sample.mask is None:
+        if protocol.compare_at == "masks" and size is not None:
+            rows, columns = original_crop(size, protocol)
+            return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool), ""
+        return np.zeros((protocol.size, protocol.size), dtype=bool), ""
+    mask, line = _read_line(category, sample.mask, "", is_mask=True)
+    if size is not None and mask.size != size:
+        raise PadimBenchError(
+            f"mask {sample.mask} is {_size(mask)} but its image {sample.image.name} is {size[0]}x{size[1]}: "
+            "export the mask at the image's size"
+        )
+    return prepare_mask(mask, protocol, sample_name(category, sample)), line

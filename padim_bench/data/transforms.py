@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from padim_bench.data.rd_mvtec import placement
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Interpolation, Protocol
 
@@ -19,6 +20,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_ROTATION_FILTERS = _FILTERS | {"lanczos": Image.Resampling.BICUBIC}  # PIL turns no image by Lanczos
 
 
 def read_image(path: Path, *, is_mask: bool = False) -> tuple[Image.Image, str]:
@@ -63,24 +65,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def prepare_image(image: Image.Image, protocol: Protocol) -> NDArray[np.uint8]:
-    """(3, S, S) uint8 RGB, resized to a square and centre-cropped (section IV-B), S = ``protocol.size``."""
-    pixels = np.asarray(_resize_and_crop(to_rgb(image), protocol, protocol.image_interpolation))
+def prepare_image(image: Image.Image, protocol: Protocol, name: str = "") -> NDArray[np.uint8]:
+    """(3, S, S) uint8 RGB, resized to a square and cropped (section IV-B), S = ``protocol.size``.
+
+    ``name``, the path below the dataset's root, matters to Rd-MVTec AD alone.
+    """
+    pixels = np.asarray(_resize_and_crop(to_rgb(image), protocol, protocol.image_interpolation, name))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def prepare_mask(mask: Image.Image, protocol: Protocol) -> NDArray[np.bool_]:
-    """(S, S) bool of a ground-truth mask; any non-zero value is anomalous."""
+def prepare_mask(mask: Image.Image, protocol: Protocol, name: str = "") -> NDArray[np.bool_]:
+    """Bool mask; any non-zero value is anomalous. ``name`` is the image's, not the mask's.
+
+    (S, S), or where the protocol compares at the masks' own resolution the part of the mask under the crop.
+    """
     grey = np.asarray(mask) if mask.mode[0] in "IF" else np.asarray(mask.convert("L"))
+    if protocol.compare_at == "masks":
+        rows, columns = original_crop(mask.size, protocol)
+        return np.ascontiguousarray(grey[rows, columns] != 0)
     binary = Image.fromarray((grey != 0).astype(np.uint8) * np.uint8(255))
-    return np.asarray(_resize_and_crop(binary, protocol, protocol.mask_interpolation)) > 127
+    return np.asarray(_resize_and_crop(binary, protocol, protocol.mask_interpolation, name)) > 127
 
 
-def _resize_and_crop(image: Image.Image, protocol: Protocol, interpolation: Interpolation) -> Image.Image:
+def original_crop(size: tuple[int, int], protocol: Protocol) -> tuple[slice, slice]:
+    """Rows and columns under the crop in an image of (width, height) as stored, to the nearest pixel."""
+    start = (protocol.resize - protocol.size) // 2
+    rows, columns = (
+        slice(round(side * start / protocol.resize), round(side * (start + protocol.size) / protocol.resize))
+        for side in reversed(size)
+    )
+    return rows, columns
+
+
+def _resize_and_crop(image: Image.Image, protocol: Protocol, interpolation: Interpolation, name: str) -> Image.Image:
     side = (protocol.resize, protocol.resize)
     if image.size != side:
         image = image.resize(side, _FILTERS[interpolation])
     if protocol.crop is None:
         return image
-    start = (protocol.resize - protocol.crop) // 2
-    return image.crop((start, start, start + protocol.crop, start + protocol.crop))
+    left = top = (protocol.resize - protocol.crop) // 2
+    if protocol.rotation:
+        place = placement(name, protocol)
+        left, top = place.left, place.top
+        image = image.rotate(place.angle, _ROTATION_FILTERS[interpolation])
+    return image.crop((left, top, left + protocol.crop, top + protocol.crop))

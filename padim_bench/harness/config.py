@@ -9,6 +9,9 @@ from typing import Any
 
 from padim_bench.protocols import Protocol
 
+SHORT_REDUCTION = {"random": "Rd", "stratified": "St", "semi-orthogonal": "SO", "pca": "PCA", "none": ""}
+FUSIONS = ("concatenate", "sum")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -19,14 +22,17 @@ class RunConfig:
         backbone: timm architecture.
         weights: label of the weights (a tag, a file name with digest, or untrained).
         layers: timm module names, in order.
-        reduction: "random" or "none".
-        n_features: channels kept; None for all.
-        seed: of the random reduction; 0 where nothing is drawn.
+        reduction: a name in ``padim.reduction.REDUCTIONS``.
+        n_features: dimensions kept; None for all.
+        seed: of a random reduction; 0 where nothing is drawn.
+        fusion: "concatenate" (the paper's), or "sum" for the sum of the maps of one model per layer.
         strategy, dtype: how the inverse covariance is held.
         compute_dtype: of means, covariances and factorisations.
         protocol: images, maps and epsilon.
         device, threads: where it ran; batched LU depends on the threads.
         batch_size: images at a time.
+        extras: further measurements in the record, such as "pro_variants".
+        every: of a video's frames, the first and then every so many.
     """
 
     dataset: str
@@ -44,12 +50,19 @@ class RunConfig:
     threads: int = 1
     batch_size: int = 32
     reduction: str = "random"
+    fusion: str = "concatenate"
+    extras: tuple[str, ...] = ()
+    every: int = 1
 
     @property
     def model_name(self) -> str:
         """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
         short = {"resnet18": "R18", "wide_resnet50_2": "WR50"}.get(self.backbone, self.backbone)
-        return short if self.n_features is None else f"{short}-Rd{self.n_features}"
+        if self.fusion == "sum":
+            return f"{short}-sum"
+        if len(self.layers) == 1:
+            short += f"-{self.layers[0]}"
+        return short if self.n_features is None else f"{short}-{SHORT_REDUCTION[self.reduction]}{self.n_features}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +77,8 @@ class RunConfig:
 
 
 def normalised(config: RunConfig, n_channels: int) -> RunConfig:
-    """The same run in one spelling: all channels are "none", whatever the seed was."""
-    if config.n_features is None or config.n_features == n_channels:
+    """The same run in one spelling: all channels are "none", whatever the seed was; PCA draws nothing."""
+    whole = config.n_features in {None, n_channels}
+    if config.reduction == "none" or (whole and config.reduction in {"random", "stratified"}):
         return replace(config, n_features=None, reduction="none", seed=0)
-    return config
+    return replace(config, seed=0) if config.reduction == "pca" else config

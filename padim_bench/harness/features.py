@@ -27,7 +27,11 @@ class Features:
         for name, wanted in zip(names, embedding.local_channels, strict=True):
             held = torch.searchsorted(self.kept[name], wanted)
             selected.append(self.layers[name].flatten(2)[:, held.to(self.layers[name].device)])
-        return selected
+        return embedding.project(selected)
+
+    def covers(self, kept: dict[str, Tensor]) -> bool:
+        """Whether all of those channels are held."""
+        return all(name in self.kept and bool(torch.isin(k, self.kept[name]).all()) for name, k in kept.items())
 
 
 def union_of_channels(embeddings: Sequence[tuple[Sequence[str], PatchEmbedding]]) -> dict[str, Tensor]:

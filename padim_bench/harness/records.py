@@ -10,14 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.harness.config import SHORT_REDUCTION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Record = dict[str, Any]
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON: NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    """Strict JSON: NaN and infinity, which JSON lacks, become null. With an indent, one line per leaf or list item."""
+    if indent is None:
+        return _compact(_plain(value))
+    return _lines(_plain(value), "")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _lines(value: Any, margin: str) -> str:
+    """Objects over several lines; in a list, one item a line, or all on one line if none is a container."""
+    inner = margin + " "
+    if isinstance(value, dict) and value:
+        items = (f"{inner}{_compact(k)}: {_lines(v, inner)}" for k, v in value.items())
+        return "{\n" + ",\n".join(items) + f"\n{margin}}}"
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        return "[\n" + ",\n".join(f"{inner}{_compact(v)}" for v in value) + f"\n{margin}]"
+    return _compact(value)
 
 
 def as_read(record: Record) -> Record:
@@ -37,6 +55,11 @@ def _plain(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, through a temporary neighbour and a rename.
 
     Raises PadimBenchError, naming the file, if the folder cannot be written or the disk is full.
@@ -44,8 +67,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -77,7 +100,8 @@ def check_writable(folder: Path) -> None:
 def record_path(results: Path, record: Record) -> Path:
     """Where a record lies: a readable name, made unique by its id."""
     config = record["config"]
-    n = "all" if config["n_features"] is None else f"rd{config['n_features']}-s{config['seed']}"
+    short = SHORT_REDUCTION[config["reduction"]].lower()
+    n = "all" if config["n_features"] is None else f"{short}{config['n_features']}-s{config['seed']}"
     parts = (config["category"], config["backbone"], n, config["strategy"], config["dtype"])
     return results / "records" / f"{'-'.join(parts)}-{record['id'][:12]}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
@@ -12,23 +13,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from padim_bench.data.download import MVTEC_AD
-from padim_bench.data.loading import LoadedCategory, load_category, split_digest
+from padim_bench.data.loading import LoadedCategory, load_category, load_masks, sample_name, split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.evaluation import compute_metrics
-from padim_bench.harness.config import RunConfig, normalised
+from padim_bench.evaluation import compute_metrics, maps_at
+from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.features import Features, extract, union_of_channels
 from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
+from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.padim.backbones import Backbone, layer_names
-from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
+from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol
 
@@ -44,11 +48,15 @@ class ModelSpec:
     strategy: str = "cholesky"
     dtype: str = "float32"
     compute_dtype: str = "float64"
+    reduction: str = "random"
+    fusion: str = "concatenate"
+    protocol: Protocol | None = None  # None: the command's
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of one command share."""
+    """What all runs of one command share; a model may have a protocol of its own."""
 
     protocol: Protocol
     device: str = "cpu"
@@ -59,7 +67,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of work: the configurations that share the features of one backbone over one category."""
+    """The unit of work: the configurations that share the features of one backbone over one category.
+
+    Their protocols prepare images alike, whatever they do with maps and masks.
+    """
 
     category: Category
     weights: Weights
@@ -96,12 +107,13 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
                 f"{category.name} has {len(category.train)} training image, a covariance needs at least 2: add normal "
                 f"images beside {category.train[0].image}"
             )
-    groups: dict[Weights, dict[RunConfig, None]] = {}
+    groups: dict[tuple[tuple[object, ...], Weights], dict[RunConfig, None]] = {}
     for model in models:
-        groups.setdefault(model.weights, {})[model_config(model, settings)] = None
+        config = model_config(model, settings)
+        groups.setdefault((config.protocol.image_choices, model.weights), {})[config] = None
     units = []
     for category in categories:
-        for weights, group in groups.items():
+        for (_, weights), group in groups.items():
             configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in group)
             units.append(Unit(category, weights, configs, settings))
     return units
@@ -110,8 +122,11 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
 def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
     weights, names = model.weights, layer_names(model.weights.arch, model.layers)
-    n_channels = sum(_backbone(weights, names, settings.device).channels)
-    draw_channels(n_channels, model.n_features, model.seed)  # an error now, not after the first category
+    n_channels = sum(cached_backbone(weights, names, settings.device).channels)
+    # Errors now, not after the first category.
+    check_reduction(model.reduction, n_channels, model.n_features, model.seed)
+    if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):
+        raise PadimBenchError(f"fusion {model.fusion!r}: choose concatenate, or sum with all features of each layer")
     config = RunConfig(
         dataset="",
         category="",
@@ -123,10 +138,13 @@ def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
         strategy=model.strategy,
         dtype=model.dtype,
         compute_dtype=model.compute_dtype,
-        protocol=settings.protocol,
+        protocol=model.protocol or settings.protocol,
         device=settings.device,
         threads=settings.threads,
         batch_size=settings.batch_size,
+        reduction=model.reduction,
+        fusion=model.fusion,
+        extras=model.extras,
     )
     return normalised(config, n_channels)
 
@@ -195,6 +213,8 @@ def run(
         ) from error
     except KeyboardInterrupt as error:
         raise Interrupted(len(outcomes), total) from error
+    finally:
+        _recent_features.clear()  # hundreds of megabytes, which no other call would use
     return [outcomes[config] for unit in units for config in unit.configs]
 
 
@@ -233,26 +253,21 @@ def run_unit(
         memory = PeakMemory(settings.device)
         progress.stage(name, "decode")
         with stopwatch(timings, "decode", settings.device):
-            loaded = _load(unit.category, settings, progress.advance)
-        backbone = _backbone(unit.weights, _all_layers(unit.configs), settings.device)
-        embeddings = _embeddings(unit.configs, backbone)
-        kept = union_of_channels([(c.layers, e) for c, e in embeddings.items()])
-        parts = []
-        for part, images in (("train", loaded.train), ("test", loaded.test)):
-            progress.stage(name, f"{unit.weights.arch} {part}")
-            with stopwatch(timings, f"backbone_{part}", settings.device):
-                parts.append(
-                    extract(backbone, images, kept, batch_size=settings.batch_size, on_images=progress.advance)
-                )
+            loaded = _load(unit.category, unit.configs[0].protocol, settings, progress.advance)
+        bank = _Bank(unit, loaded, timings, progress)
         shared_peak = memory.read()
+        masks = {loaded.protocol.mask_choices: loaded.masks}
         records = []
         for config in unit.configs:
             progress.stage(name, f"{config.model_name} {config.strategy}")
+            if (choices := config.protocol.mask_choices) not in masks:
+                kept = load_masks(unit.category, config.protocol, threads=settings.threads)
+                masks[choices] = kept if loaded.masks is not None else None
             try:
-                result = _run_one(config, embeddings[config], parts[0], parts[1], loaded, settings)
+                result = _run_one(config, bank, replace(loaded, masks=masks[choices]), settings)
             except PadimBenchError as error:  # the model knows no category
                 raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
-            record = _record(config, unit, loaded, embeddings[config], result, timings, shared_peak)
+            record = _record(config, unit, loaded, result, timings, shared_peak)
             del result  # its state is gigabytes, and the next run makes its own
             keep(config, record)
             records.append(record)
@@ -260,55 +275,135 @@ def run_unit(
     return records
 
 
+class _Bank:
+    """Features of a unit's training and test images, from one backbone pass, and embeddings of them."""
+
+    def __init__(self, unit: Unit, loaded: LoadedCategory, timings: dict[str, float], progress: Progress) -> None:
+        settings = unit.settings
+        self.layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
+        backbone = cached_backbone(unit.weights, self.layers, settings.device)
+        self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
+        self._channels = dict(zip(self.layers, backbone.channels, strict=True))
+        self._components: dict[tuple[str, ...], Tensor] = {}
+        # Projections, whichever they are, need all channels; a selection needs those it draws.
+        everything = {"pca", "semi-orthogonal", "none"}
+        kept = union_of_channels(
+            [
+                (names, self._embedding(replace(c, reduction="none") if c.reduction in everything else c, names))
+                for c in unit.configs
+                for names in _members(c)
+            ]
+        )
+        pixels = hashlib.sha256(loaded.train.data)
+        pixels.update(loaded.test.data)
+        key = (unit.weights.sha256, settings.device, loaded.protocol.size, pixels.hexdigest())
+        found = _recent_features.get(key)
+        if found is None or not (found[0].covers(kept) and found[1].covers(kept)):
+            while len(_recent_features) > 1:  # one more than this, for two backbones that take turns
+                del _recent_features[next(iter(_recent_features))]
+            parts = []
+            for part, images in (("train", loaded.train), ("test", loaded.test)):
+                progress.stage(unit.category.name, f"{unit.weights.arch} {part}")
+                with stopwatch(timings, f"backbone_{part}", settings.device):
+                    n = settings.batch_size
+                    parts.append(extract(backbone, images, kept, batch_size=n, on_images=progress.advance))
+            found = _recent_features[key] = (parts[0], parts[1])
+        else:
+            progress.advance(len(loaded.train) + len(loaded.test))
+        self.train, self.test = found
+
+    def embedding(self, config: RunConfig, names: tuple[str, ...]) -> PatchEmbedding:
+        """The embedding of one member of a configuration; principal components are computed once per layers."""
+        if config.reduction == "pca" and names not in self._components:
+            whole = self._embedding(replace(config, reduction="none"), names)
+            moments = ChannelMoments(whole)
+            moments.update(self.train.select(names, whole))
+            self._components[names] = principal_components(moments)[0]
+        return self._embedding(config, names)
+
+    def _embedding(self, config: RunConfig, names: tuple[str, ...]) -> PatchEmbedding:
+        return reduced_embedding(
+            tuple(self._channels[name] for name in names),
+            tuple(self._grids[name] for name in names),
+            config.reduction,
+            config.n_features,
+            config.seed,
+            self._components.get(names),
+        )
+
+
+# Of the last units, by weights and pixels: a protocol that changes nothing on these images costs no pass.
+_recent_features: dict[tuple[object, ...], tuple[Features, Features]] = {}
+
+
+def _members(config: RunConfig) -> list[tuple[str, ...]]:
+    """The layers of each model of a configuration: one model, or for a sum of maps one per layer."""
+    return [(name,) for name in config.layers] if config.fusion == "sum" else [config.layers]
+
+
 @dataclass
-class _Result:
-    """What one configuration gave, or why it gave nothing."""
+class Result:
+    """What one configuration gave, or why it gave nothing. ``gaussians`` are those of its members."""
 
     timings: dict[str, float]
     memory: dict[str, Any]
-    gaussians: PatchGaussians | None = None
+    embeddings: list[PatchEmbedding]
+    gaussians: list[PatchGaussians] | None = None
     metrics: dict[str, float] | None = None
+    extra: dict[str, Any] | None = None
     scores: Tensor | None = None
     reason: str | None = None
 
 
-def _run_one(
-    config: RunConfig,
-    embedding: PatchEmbedding,
-    train: Features,
-    test: Features,
-    loaded: LoadedCategory,
-    settings: Settings,
-) -> _Result:
+def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:
     memory = PeakMemory(settings.device)
     timings: dict[str, float] = {}
+    embeddings: list[PatchEmbedding] = []
+    fitted: list[PatchGaussians] = []
     try:
         with stopwatch(timings, "fit", settings.device):
-            moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
-            moments.update(train.select(config.layers, embedding))
-            gaussians = fit_gaussians(
-                moments,
-                epsilon=config.protocol.epsilon,
-                strategy=config.strategy,
-                storage=config.dtype,
-                consume=True,
-            )
-            del moments
+            for names in _members(config):
+                embeddings.append(bank.embedding(config, names))
+                moments = TrainingMoments(embeddings[-1], COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
+                moments.update(bank.train.select(names, embeddings[-1]))
+                fitted.append(fit_moments(config, moments))
+                del moments
     except StrategyInvalidError as error:
-        return _Result(timings, memory.read(), reason=str(error))
+        return Result(timings, memory.read(), embeddings, reason=str(error))
     with stopwatch(timings, "score", settings.device):
-        maps, scores = _score(config, gaussians, test.select(config.layers, embedding), settings.batch_size)
+        selected = [bank.test.select(names, e) for names, e in zip(_members(config), embeddings, strict=True)]
+        maps, scores = _score(config, fitted, selected, settings.batch_size)
+        del selected
     with stopwatch(timings, "metrics", settings.device):
-        metrics = compute_metrics(loaded.labels, scores.numpy(), loaded.masks, maps.numpy())
-    return _Result(timings, memory.read(), gaussians, metrics, scores)
+        at_masks = maps_at(loaded.masks, maps, config.protocol)
+        metrics = compute_metrics(loaded.labels, scores.numpy(), loaded.masks, at_masks)
+    extra = {}
+    if "pro_variants" in config.extras and loaded.masks is not None:
+        with stopwatch(timings, "extras", settings.device):
+            arrays = np.stack(at_masks), np.stack(loaded.masks)
+            extra["pro_variants"] = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
+    return Result(timings, memory.read(), embeddings, fitted, metrics, extra, scores)
+
+
+def fit_moments(config: RunConfig, moments: TrainingMoments) -> PatchGaussians:
+    """The Gaussians of a configuration from its training moments, which are used up."""
+    return fit_gaussians(
+        moments,
+        epsilon=config.protocol.epsilon,
+        strategy=config.strategy,
+        storage=config.dtype,
+        consume=True,
+    )
 
 
 def _score(
-    config: RunConfig, gaussians: PatchGaussians, selected: Sequence[Tensor], batch_size: int
+    config: RunConfig, fitted: Sequence[PatchGaussians], selected: Sequence[Sequence[Tensor]], batch_size: int
 ) -> tuple[Tensor, Tensor]:
     size = (config.protocol.size, config.protocol.size)
-    batches = zip(*(torch.split(layer, batch_size) for layer in selected), strict=True)
-    results = [score_features(gaussians, batch, size, config.protocol) for batch in batches]
+    results = []
+    for start in range(0, selected[0][0].shape[1], batch_size):
+        parts = [[layer[:, start : start + batch_size] for layer in layers] for layers in selected]
+        results.append(score_features(list(zip(fitted, parts, strict=True)), size, config.protocol))
     return torch.cat([m for m, _ in results]).cpu(), torch.cat([s for _, s in results]).cpu()
 
 
@@ -316,52 +411,69 @@ def _record(
     config: RunConfig,
     unit: Unit,
     loaded: LoadedCategory,
-    embedding: PatchEmbedding,
-    result: _Result,
+    result: Result,
     shared_timings: dict[str, float],
     shared_peak: dict[str, Any],
 ) -> Record:
-    category, fitted = unit.category, result.gaussians
-    images = [s.image.relative_to(category.root).as_posix() for s in category.test]
+    category = unit.category
     peaks = {k: max(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
+    dataset = {
+        "name": category.dataset,
+        "category": category.name,
+        "kind": category.kind,
+        "split_digest": loaded.split_digest,
+        "n_train": len(category.train),
+        "n_test": len(category.test),
+        "n_anomalous": int(loaded.labels.sum()),
+        "has_masks": category.has_masks,
+        "official_split": _official_split(category),
+        "image_sizes": loaded.image_sizes,
+        "resolution": config.protocol.resolution,
+    }
+    names = [sample_name(category, s) for s in category.test]
+    result.timings = shared_timings | result.timings
+    result.memory = peaks | {"features_peak_rss_bytes": shared_peak["peak_rss_bytes"]}
+    return make_record(config, unit.weights, dataset, result, names, loaded.labels.tolist())
+
+
+def make_record(
+    config: RunConfig,
+    weights: Weights,
+    dataset: dict[str, Any],
+    result: Result,
+    names: Sequence[str],
+    labels: Sequence[int],
+) -> Record:
+    """The record of a run, with the score of every test image (``names`` and ``labels``, in order)."""
+    fitted, embeddings = result.gaussians, result.embeddings
+    scores = [] if result.scores is None else result.scores.tolist()
     return {
         "schema": SCHEMA_VERSION,
-        "id": config.run_id(loaded.split_digest, unit.weights.sha256),
+        "id": config.run_id(dataset["split_digest"], weights.sha256),
         "status": "ok" if result.reason is None else "invalid",
         "reason": result.reason,
         "config": config.to_dict(),
-        "dataset": {
-            "name": category.dataset,
-            "category": category.name,
-            "kind": category.kind,
-            "split_digest": loaded.split_digest,
-            "n_train": len(category.train),
-            "n_test": len(category.test),
-            "n_anomalous": int(loaded.labels.sum()),
-            "has_masks": category.has_masks,
-            "official_split": _official_split(category),
-            "image_sizes": loaded.image_sizes,
-            "resolution": config.protocol.resolution,
-        },
-        "weights": unit.weights.to_dict(),
+        "dataset": dataset,
+        "weights": weights.to_dict(),
         "embedding": {
-            "n_channels": sum(embedding.layer_channels),
-            "n_features": embedding.n_features,
-            "channels_sha256": embedding.digest,
-            "grid": embedding.grid,
+            "n_channels": sum(sum(e.layer_channels) for e in embeddings),
+            "n_features": sum(e.n_features for e in embeddings),
+            "channels_sha256": embeddings[0].digest if len(embeddings) == 1 else [e.digest for e in embeddings],
+            "grid": max(e.grid for e in embeddings),
         },
         "metrics": result.metrics,
-        "strategy_used": fitted.strategy.name if fitted else None,
-        "state_bytes": fitted.state_bytes if fitted else None,
-        "residual": fitted.residual if fitted else None,
-        "clamped": fitted.clamped if fitted else None,
-        "timings_s": shared_timings | result.timings,
-        "memory": peaks | {"features_peak_rss_bytes": shared_peak["peak_rss_bytes"]},
+        "extra": result.extra,
+        "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
+        "state_bytes": sum(f.state_bytes for f in fitted) if fitted else None,
+        "residual": max(f.residual for f in fitted) if fitted else None,
+        "clamped": sum(f.clamped for f in fitted) if fitted else None,
+        "timings_s": result.timings,
+        "memory": result.memory,
         "scores": [
-            {"image": image, "label": int(label), "score": float(score)}
-            for image, label, score in zip(images, loaded.labels, result.scores.tolist(), strict=True)
+            {"image": name, "label": int(label), "score": float(score)}
+            for name, label, score in zip(names, labels, scores, strict=True)
         ]
-        if result.scores is not None
+        if scores
         else [],
         "environment": environment(config.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -376,40 +488,26 @@ def _official_split(category: Category) -> bool | None:
     return (counts.train, counts.test) == (len(category.train), len(category.test))
 
 
-def _embeddings(configs: Sequence[RunConfig], backbone: Backbone) -> dict[RunConfig, PatchEmbedding]:
-    """Of configurations that share a protocol: one pass of one blank image tells the grids of all."""
-    grids = dict(zip(backbone.layers, backbone.grids(configs[0].protocol.size), strict=True))
-    channels = dict(zip(backbone.layers, backbone.channels, strict=True))
-    found = {}
-    for config in configs:
-        layer_channels = tuple(channels[name] for name in config.layers)
-        kept = draw_channels(sum(layer_channels), config.n_features, config.seed)
-        found[config] = PatchEmbedding(layer_channels, tuple(grids[name] for name in config.layers), kept)
-    return found
-
-
-def _all_layers(configs: Sequence[RunConfig]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for config in configs for name in config.layers))
-
-
 @lru_cache(maxsize=4)
-def _backbone(weights: Weights, layers: tuple[str, ...], device: str) -> Backbone:
+def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str) -> Backbone:
     return Backbone(weights, layers).to(device)
 
 
 _last_loaded: LoadedCategory | None = None
 
 
-def _load(category: Category, settings: Settings, on_image: Callable[[], None]) -> LoadedCategory:
+def _load(category: Category, protocol: Protocol, settings: Settings, on_image: Callable[[], None]) -> LoadedCategory:
     """Decoded images of the last category are kept for the next backbone, while the files are what they were."""
     global _last_loaded  # noqa: PLW0603 - a cache of one, too large for lru_cache to keep two while loading
     if (
         _last_loaded is None
-        or (_last_loaded.category, _last_loaded.protocol) != (category, settings.protocol)
+        or _last_loaded.category != category
+        or _last_loaded.protocol.image_choices != protocol.image_choices
+        or _last_loaded.protocol.mask_choices != protocol.mask_choices
         or _last_loaded.split_digest != split_digest(category, threads=settings.threads)
     ):
         _last_loaded = None
-        _last_loaded = load_category(category, settings.protocol, threads=settings.threads, on_image=on_image)
+        _last_loaded = load_category(category, protocol, threads=settings.threads, on_image=on_image)
     else:
         for _ in (*category.train, *category.test):
             on_image()

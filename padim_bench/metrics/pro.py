@@ -6,9 +6,9 @@ all anomaly-free pixels of the category, those of normal images included; the cu
 distinct scores (ties together), is integrated by trapezoids up to FPR 0.3 with interpolation there,
 and the area is divided by 0.3.
 
-How others differ (none is offered here): averaging regions per image; leaving normal images out;
+How others differ is in ``pro_variants``: averaging regions per image; leaving normal images out;
 dividing by the last FPR kept instead of 0.3; squashing scores with a float32 sigmoid, which ties all
-distances above 16.6.
+distances above 16.6; and more.
 
 The area needs no curve. A region's pixel with score s joins the overlap once the FPR passes
 b = P(normal >= s); inside a tie, which spans [a, b] with a = P(normal > s), it joins linearly. So
@@ -23,18 +23,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from padim_bench.metrics._bins import BINS, score_bins
+
 FPR_LIMIT = 0.3
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
-def _region_weights(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
+def _region_weights(mask: NDArray[np.bool_], structure: NDArray[np.bool_] = _EIGHT) -> tuple[NDArray[np.float64], int]:
     """1 / (pixels of its region) for each True pixel of a mask in C order, and the number of regions."""
-    regions, count = ndimage.label(mask, structure=_EIGHT)
+    regions, count = ndimage.label(mask, structure=structure)
     inside = regions[mask]
     return (1.0 / np.bincount(inside, minlength=1)[inside] if count else np.empty(0)), int(count)
 
@@ -49,11 +52,11 @@ def _checked(
     return score_map, mask.astype(bool, copy=False)
 
 
-def _undefined(regions: int, normal: int) -> bool:
+def _undefined(regions: int, normal: int, *, stacklevel: int = 3) -> bool:
     if regions and normal:
         return False
     missing = "anomalous region" if not regions else "anomaly-free pixel"
-    warnings.warn(f"PRO is NaN: no {missing} in the ground truth", stacklevel=3)
+    warnings.warn(f"PRO is NaN: no {missing} in the ground truth", stacklevel=stacklevel)
     return True
 
 
@@ -78,32 +81,63 @@ def average_pro(
     """
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit is {fpr_limit}; it must be in (0, 1]")
+    return _exact(_gather(maps, masks), fpr_limit)
+
+
+class _Pixels(NamedTuple):
+    """Scores of all anomaly-free pixels, and of all region pixels with weights that sum to 1."""
+
+    normal: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    weights: NDArray[np.float64]
+
+
+def _gather(
+    maps: Sequence[NDArray[np.floating]] | NDArray[np.floating],
+    masks: Sequence[NDArray[np.generic]] | NDArray[np.generic],
+    *,
+    structure: NDArray[np.bool_] = _EIGHT,
+    by_image: bool = False,
+) -> _Pixels:
+    """Pixels of all images, every region of the same weight, or (``by_image``) every image that has any."""
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps for {len(masks)} masks")
-    normal_parts, region_scores, region_weights, n_regions = [], [], [], 0
+    normal_parts, region_scores, region_weights, total = [], [], [], 0
     for raw_map, raw_mask in zip(maps, masks, strict=True):
         score_map, mask = _checked(raw_map, raw_mask)
         if mask.any():
-            weights, count = _region_weights(mask)
+            weights, count = _region_weights(mask, structure)
             region_scores.append(score_map[mask])
-            region_weights.append(weights)
-            n_regions += count
+            region_weights.append(weights / count if by_image else weights)
+            total += 1 if by_image else count
             normal_parts.append(score_map[~mask])
         else:
             normal_parts.append(score_map.ravel())
-    normal = np.concatenate(normal_parts) if normal_parts else np.empty(0)
-    if _undefined(n_regions, normal.size):
-        return float("nan")
-    # The highest scores up to the limit, ties at its edge included: the rest never enters the area.
-    keep = min(int(np.ceil(fpr_limit * normal.size)) + 1, normal.size)
+    return _Pixels(
+        np.concatenate(normal_parts) if normal_parts else np.empty(0),
+        np.concatenate(region_scores) if region_scores else np.empty(0),
+        np.concatenate(region_weights) / total if region_weights else np.empty(0),
+    )
+
+
+def _top(normal: NDArray[np.floating], limit: float) -> NDArray[np.floating]:
+    """The highest scores, ascending, until the FPR passes ``limit``; ties at the edge included."""
+    keep = min(int(np.ceil(limit * normal.size)) + 1, normal.size)
     edge = np.partition(normal, normal.size - keep)[normal.size - keep]
-    top = np.sort(normal[normal >= edge])
-    scores = np.concatenate(region_scores)
-    order = np.argsort(scores)  # sorted look-ups walk memory once
-    scores, weights = scores[order], np.concatenate(region_weights)[order] / n_regions
+    return np.sort(normal[normal >= edge])
+
+
+def _exact(pixels: _Pixels, limit: float) -> float:
+    """The area of the module's docstring; a warning names the caller of the caller."""
+    normal = pixels.normal
+    if _undefined(pixels.scores.size, normal.size, stacklevel=4):
+        return float("nan")
+    top = _top(normal, limit)  # the rest never enters the area
+    order = np.argsort(pixels.scores)  # sorted look-ups walk memory once
+    scores, weights = pixels.scores[order], pixels.weights[order]
     start = (top.size - np.searchsorted(top, scores, side="right")) / normal.size
     end = (top.size - np.searchsorted(top, scores, side="left")) / normal.size
-    return float((weights * _ramp_area(start, end, fpr_limit)).sum() / fpr_limit)
+    return float((weights * _ramp_area(start, end, limit)).sum() / limit)
 
 
 def _ramp_area(start: NDArray[np.float64], end: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
@@ -134,21 +168,18 @@ class StreamingPRO:
         >>> pro.compute().value
     """
 
-    _SHIFT = 12
-
     def __init__(self, *, fpr_limit: float = FPR_LIMIT) -> None:
         if not 0 < fpr_limit <= 1:
             raise ValueError(f"fpr_limit is {fpr_limit}; it must be in (0, 1]")
         self.fpr_limit = fpr_limit
-        bins = 1 << (32 - self._SHIFT)
-        self._normal = np.zeros(bins, dtype=np.int64)
-        self._overlap = np.zeros(bins, dtype=np.float64)
+        self._normal = np.zeros(BINS, dtype=np.int64)
+        self._overlap = np.zeros(BINS, dtype=np.float64)
         self._regions = 0
 
     def update(self, score_map: NDArray[np.floating], mask: NDArray[np.generic]) -> None:
         """Adds one anomaly map (H, W) and its mask. Raises ValueError as ``average_pro`` does."""
         score_map, mask_ = _checked(score_map, mask)
-        bins = self._bin(score_map)
+        bins = score_bins(score_map)
         weights, count = _region_weights(mask_)
         self._regions += count
         # np.add.at on few distinct bins per image, not a bincount over all 2^20.
@@ -172,10 +203,3 @@ class StreamingPRO:
         # the whole of what is left of a box that the limit cuts.
         bound = float((gains * width * np.where(end <= self.fpr_limit, 0.5, 1.0)).sum())
         return StreamedPRO(area / self.fpr_limit, bound / self.fpr_limit)
-
-    def _bin(self, score_map: NDArray[np.floating]) -> NDArray[np.uint32]:
-        # Adding 0 turns -0.0, a tie with 0.0 that has other bits, into 0.0.
-        bits = (np.ascontiguousarray(score_map, dtype=np.float32) + np.float32(0)).view(np.uint32)
-        negative = bits >> 31 == 1
-        ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-        return ordered >> np.uint32(self._SHIFT)

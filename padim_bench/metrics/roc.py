@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from padim_bench.metrics._bins import BINS, score_bins
+
 
 @dataclass(frozen=True)
 class DetectionMetrics:
@@ -36,17 +38,21 @@ def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scor
     Raises:
         ValueError: if shapes differ or a score is NaN.
     """
-    y, s = np.asarray(labels), np.asarray(scores)
-    if y.shape != s.shape:
-        raise ValueError(f"{what}: labels of shape {y.shape} for scores of shape {s.shape}")
-    y, s = y.ravel() != 0, s.ravel()
-    if np.isnan(s).any():
-        raise ValueError(f"{what} contain NaN")
+    y, s = _checked(labels, scores, what)
     positives, negatives = np.sort(s[y]), np.sort(s[~y])
     if not positives.size or not negatives.size:
         warnings.warn(f"{what}: only one class present; AUROC, AP and F1 are NaN", stacklevel=2)
         return DetectionMetrics(float("nan"), float("nan"), float("nan"))
     return DetectionMetrics(_auroc(positives, negatives), *_ap_and_f1(positives, negatives))
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
+    y, s = np.asarray(labels), np.asarray(scores)
+    if y.shape != s.shape:
+        raise ValueError(f"{what}: labels of shape {y.shape} for scores of shape {s.shape}")
+    if np.isnan(s).any():
+        raise ValueError(f"{what} contain NaN")
+    return y.ravel() != 0, s.ravel()
 
 
 def _auroc(positives: NDArray[np.generic], negatives: NDArray[np.generic]) -> float:
@@ -67,3 +73,57 @@ def _ap_and_f1(positives: NDArray[np.generic], negatives: NDArray[np.generic]) -
     average_precision = float((precision * gained).sum() / positives.size)
     f1 = 2 * tp / (tp + fp + positives.size)
     return average_precision, float(f1.max())
+
+
+@dataclass(frozen=True)
+class StreamedAUROC:
+    """AUROC from histograms, and a bound: the exact value lies within ``value`` +- ``error_bound``."""
+
+    value: float
+    error_bound: float
+
+
+class StreamingROC:
+    """Pixel AUROC in bounded memory, for sets whose maps do not fit: 16 MB whatever the number of pixels.
+
+    Scores are binned by the leading bits of their float32 representation (bins are 1/2048 of their score
+    wide). A pair in one bin counts as a tie, a half, where it may be worth 0 or 1.
+
+    Example:
+        >>> roc = StreamingROC()
+        >>> for score_map, mask in images: roc.update(score_map, mask)
+        >>> roc.compute().value
+    """
+
+    def __init__(self) -> None:
+        self._positives = np.zeros(BINS, dtype=np.int64)
+        self._negatives = np.zeros(BINS, dtype=np.int64)
+
+    def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
+        """Adds scores and their labels (non-zero is anomalous), of any equal shape.
+
+        Raises:
+            ValueError: if shapes differ or a score is NaN.
+        """
+        y, s = _checked(labels, scores, "scores")
+        bins = score_bins(s)
+        np.add.at(self._positives, bins[y], 1)
+        np.add.at(self._negatives, bins[~y], 1)
+
+    def merge(self, other: StreamingROC) -> None:
+        """Adds all that ``other`` has seen; ``other`` stays as it is."""
+        self._positives += other._positives
+        self._negatives += other._negatives
+
+    def compute(self) -> StreamedAUROC:
+        """The value and its error bound; NaN, with a warning, when only one class has been seen."""
+        total_positives, total_negatives = int(self._positives.sum()), int(self._negatives.sum())
+        if not total_positives or not total_negatives:
+            warnings.warn("scores: only one class present; AUROC is NaN", stacklevel=2)
+            return StreamedAUROC(float("nan"), float("nan"))
+        # As fractions: the counts of pairs of many large maps would not fit int64.
+        positives = self._positives / total_positives
+        tied = self._negatives / total_negatives
+        below = (np.cumsum(self._negatives) - self._negatives) / total_negatives
+        half = float(positives @ tied) / 2
+        return StreamedAUROC(float(positives @ below) + half, half)

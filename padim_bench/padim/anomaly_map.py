@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -34,24 +35,31 @@ def axis_operator(
     return operator
 
 
-def anomaly_maps(distances: Tensor, size: tuple[int, int], protocol: Protocol) -> tuple[Tensor, Tensor]:
+def anomaly_maps(
+    distances: Tensor | Sequence[Tensor], size: tuple[int, int], protocol: Protocol
+) -> tuple[Tensor, Tensor]:
     """Maps at pixel resolution and image scores.
 
     Args:
-        distances: (B, h, w) Mahalanobis distances.
+        distances: (B, h, w) Mahalanobis distances; or those of several models, each on its own grid,
+            whose maps are added (Table I's "Layer 1+2+3").
         size: (H, W) of the maps in pixels.
         protocol: interpolation, smoothing, and which map the score is the maximum of.
 
     Returns:
         (B, H, W) float32 maps and (B,) float32 scores.
     """
+    grids = [distances] if isinstance(distances, Tensor) else distances
 
     def mapped(sigma: float) -> Tensor:
-        left, right = (
-            axis_operator(cells, pixels, protocol.map_interpolation, sigma, protocol.border).to(distances)
-            for cells, pixels in zip(distances.shape[1:], size, strict=True)
-        )
-        return (left @ distances @ right.T).float()
+        parts = []
+        for grid in grids:
+            left, right = (
+                axis_operator(cells, pixels, protocol.map_interpolation, sigma, protocol.border).to(grid)
+                for cells, pixels in zip(grid.shape[1:], size, strict=True)
+            )
+            parts.append(left @ grid @ right.T)
+        return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).float()
 
     maps = mapped(protocol.sigma)
     scored = maps if protocol.score_from == "smoothed" else mapped(0.0)

@@ -1,16 +1,19 @@
-"""Patch embeddings: nearest upsampling, concatenation over layers, channel reduction (section III-A).
+"""Patch embeddings: nearest upsampling, concatenation over layers, dimensionality reduction (section III-A).
 
 Deeper layers have coarser grids; "many pixels have the same embeddings", which is nearest-neighbour
-replication onto the largest grid. Channels are selected before it, so what is dropped is never copied.
+replication onto the largest grid. Selecting and projecting channels commute with it and come first, so
+what is dropped is never copied. :mod:`padim_bench.padim.reduction` says which channels and projections.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,35 +27,65 @@ def draw_channels(n_channels: int, n_features: int | None, seed: int) -> tuple[i
     ``random.Random(seed).sample(range(n_channels), n_features)`` is the same on every machine and
     version; seed 1024 at (448, 100) gives the indices of the most popular public script.
 
-    Raises PadimBenchError if ``n_features`` is not in 1..n_channels; None keeps all, in order.
+    Raises PadimBenchError as :func:`check_draw` does; None keeps all channels, in order.
     """
+    check_draw(n_channels, n_features, seed)
     if n_features is None:
         return tuple(range(n_channels))
+    return tuple(random.Random(seed).sample(range(n_channels), n_features))
+
+
+def check_draw(n_channels: int, n_features: int | None, seed: int) -> None:
+    """Raises PadimBenchError for a seed below 0, or ``n_features`` outside 1..n_channels."""
     if seed < 0:  # random.Random draws the same for -1 and 1
         raise PadimBenchError(f"seed is {seed}: choose 0 or more")
-    if not 1 <= n_features <= n_channels:
+    if n_features is not None and not 1 <= n_features <= n_channels:
         raise PadimBenchError(
             f"n_features is {n_features} but the layers in use have {n_channels} channels: "
             f"choose 1 to {n_channels}, or 'all'"
         )
-    return tuple(random.Random(seed).sample(range(n_channels), n_features))
 
 
-@dataclass(frozen=True)
+def require_finite(selected: Sequence[Tensor], first: int) -> None:
+    """Raises PadimBenchError for NaN or infinity in features of training images counted from ``first``."""
+    if not all(torch.isfinite(layer).all() for layer in selected):
+        raise PadimBenchError(
+            f"features of training images {first} to {first + selected[0].shape[1] - 1} contain NaN or infinity: "
+            "check those images and the weights"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class PatchEmbedding:
     """How feature maps of several layers become one embedding per position of the largest grid.
 
     Attributes:
         layer_channels: channels of each layer, in order.
         layer_grids: (h, w) of each layer.
-        channels: indices kept, into the concatenation of all layers, in order.
+        channels: indices kept, into the concatenation of all layers. Grouped by layer when made, in the
+            order given within each: no distance depends on it, and gathering then copies whole rows.
+        projection: (D, len(channels)) float32, applied to the kept channels; None for none.
     """
 
     layer_channels: tuple[int, ...]
     layer_grids: tuple[tuple[int, int], ...]
     channels: tuple[int, ...]
+    projection: Tensor | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PatchEmbedding) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @cached_property
+    def _identity(self) -> tuple[object, ...]:
+        return self.layer_channels, self.layer_grids, self.digest
 
     def __post_init__(self) -> None:
+        ends = list(accumulate(self.layer_channels))
+        by_layer = self.channels if self.projection is not None else sorted(self.channels, key=partial(bisect, ends))
+        object.__setattr__(self, "channels", tuple(by_layer))
         for h, w in self.layer_grids:
             if self.grid[0] % h or self.grid[1] % w:
                 raise PadimBenchError(
@@ -70,16 +103,19 @@ class PatchEmbedding:
 
     @property
     def n_features(self) -> int:
-        return len(self.channels)
+        return len(self.channels) if self.projection is None else len(self.projection)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 of the kept channels, for records."""
-        return hashlib.sha256(",".join(map(str, self.channels)).encode()).hexdigest()
+        """sha256 of the kept channels, and of the projection if there is one, for records."""
+        named = hashlib.sha256(",".join(map(str, self.channels)).encode())
+        if self.projection is not None:
+            named.update(self.projection.numpy().tobytes())
+        return named.hexdigest()
 
     @cached_property
     def _parts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per layer: channels within the layer, their slots in the embedding, source cell of each position."""
+        """Per layer: channels within the layer, their slots in ``channels``, source cell of each position."""
         parts, first = [], 0
         kept = torch.tensor(self.channels)
         rows, columns = torch.meshgrid(torch.arange(self.grid[0]), torch.arange(self.grid[1]), indexing="ij")
@@ -96,18 +132,28 @@ class PatchEmbedding:
         return [local for local, _, _ in self._parts]
 
     def select(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The kept channels of each layer on its own grid: (B, c_l, h_l * w_l), contiguous, so the rest is freed."""
-        return [f.flatten(2)[:, local.to(f.device)] for f, (local, _, _) in zip(features, self._parts, strict=True)]
+        """What embeddings are made of, each layer on its own grid, so that the rest can be freed.
+
+        Takes feature maps (B, C_l, h_l, w_l); gives (h_l * w_l, B, c_l) with the kept channels of each
+        layer, or with a projection each layer's (h_l * w_l, B, D) share of the embedding. Positions come
+        first because everything after works position by position: gathering is then copying whole rows.
+        """
+        kept = [f.flatten(2)[:, local.to(f.device)] for f, local in zip(features, self.local_channels, strict=True)]
+        return self.project(kept)
+
+    def project(self, kept: Sequence[Tensor]) -> list[Tensor]:
+        """The same from the kept channels alone, (B, c_l, h_l * w_l)."""
+        by_cell = [part.permute(2, 0, 1).contiguous() for part in kept]
+        if self.projection is None:
+            return by_cell
+        return [part @ self.projection[:, p[1]].to(part).T for part, p in zip(by_cell, self._parts, strict=True)]
 
     def gather(self, selected: Sequence[Tensor], positions: slice) -> Tensor:
-        """Embeddings of some positions, (positions, B, n_features), from what :meth:`select` kept."""
-        first = selected[0]
-        n = len(range(*positions.indices(self.n_positions)))
-        out = first.new_empty(n, first.shape[0], self.n_features)
-        for part, (_, slots, cells) in zip(selected, self._parts, strict=True):
-            if slots.numel():
-                out[:, :, slots.to(part.device)] = part[:, :, cells[positions].to(part.device)].permute(2, 0, 1)
-        return out
+        """Embeddings of some positions, (positions, B, n_features), from what :meth:`select` gave."""
+        parts = [
+            part[cells[positions].to(part.device)] for part, (_, _, cells) in zip(selected, self._parts, strict=True)
+        ]
+        return torch.cat(parts, dim=2) if self.projection is None else torch.stack(parts).sum(dim=0)
 
     def embed(self, features: Sequence[Tensor]) -> Tensor:
         """Patch embeddings (B, n_features, H, W) of feature maps (B, C_l, h_l, w_l)."""

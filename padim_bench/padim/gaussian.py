@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.embedding import PatchEmbedding, require_finite
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, Strategy, get_strategy
 
@@ -63,16 +63,11 @@ class TrainingMoments:
 
         Raises PadimBenchError if a feature is NaN or infinite.
         """
-        for layer in selected:
-            if not torch.isfinite(layer).all():
-                raise PadimBenchError(
-                    f"features of training images {self.n} to {self.n + len(layer) - 1} contain NaN or infinity: "
-                    "check those images and the weights"
-                )
+        require_finite(selected, self.n)
         self._pending.append(list(selected))
-        self._pending_n += len(selected[0])
+        self._pending_n += selected[0].shape[1]
         self._pending_bytes += sum(layer.numel() * layer.element_size() for layer in selected)
-        self.n += len(selected[0])
+        self.n += selected[0].shape[1]
         if self._pending_bytes > self.memory_limit:
             self._fold()
 
@@ -186,7 +181,7 @@ class PatchGaussians:
 
     def squared_distances(self, selected: Sequence[Tensor]) -> Tensor:
         """Equation 2, squared: (B, P), never negative, of features as ``PatchEmbedding.select`` gives them."""
-        n_images = selected[0].shape[0]
+        n_images = selected[0].shape[1]
         out = self.mean.new_empty(n_images, self.embedding.n_positions)
         width = torch.finfo(self.mean.dtype).bits // 8
         values = sum(t[0].numel() for t in self.state.values())
@@ -204,7 +199,9 @@ class PatchGaussians:
         for_each(apply, _tiles(self.embedding.n_positions, bytes_each, _APPLY_BYTES), parallel=not out.is_cuda)
         self.clamped += sum(negative)
         if not torch.isfinite(out).all():
-            bad = int(torch.nonzero(~torch.isfinite(out).all(dim=1))[0])
+            # A NaN may spread to its neighbours in a kernel, so the features are asked first.
+            sound = torch.stack([torch.isfinite(layer).all(dim=2).all(dim=0) for layer in selected]).all(dim=0)
+            bad = int(torch.nonzero(~(torch.isfinite(out).all(dim=1) if sound.all() else sound))[0])
             raise PadimBenchError(
                 f"distances of image {bad} of the batch are NaN or infinite: check it and the weights"
             )

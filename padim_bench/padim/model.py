@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone, create_backbone
-from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
 from padim_bench.protocols import Protocol, get_protocol
 
-MODEL_FORMAT = "1"
+MODEL_FORMAT = "2"
 DEFAULT_MEMORY_LIMIT = 2 << 30
 COMPUTE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -29,8 +30,8 @@ class PaDiM:
     Args:
         backbone: timm name with tag ("resnet18.tv_in1k"), or a bare name together with ``weights``,
             or a :class:`Backbone`.
-        n_features: channels drawn at random (section III-A); None keeps all.
-        seed: of that draw.
+        n_features: dimensions kept (section III-A); None keeps all.
+        seed: of a random reduction.
         strategy: how the inverse covariance is held; see ``STRATEGIES``, or "auto" for the smallest exact one.
         dtype: storage of the strategy's state: float32, float16, bfloat16 or float64.
         compute_dtype: of means, covariances and factorisations. float64 keeps ill-conditioned features
@@ -41,6 +42,8 @@ class PaDiM:
         device: where everything runs.
         normalize: False if the images are normalised already.
         memory_limit: bytes of training features past which running moments are kept instead.
+        reduction: how dimensions are reduced; see ``REDUCTIONS``. "pca" learns its directions from the
+            training images, so it holds their features until then.
 
     Example:
         >>> model = PaDiM("resnet18.tv_in1k", n_features=100, seed=0).fit(train_batches)
@@ -65,6 +68,7 @@ class PaDiM:
         device: str | torch.device = "cpu",
         normalize: bool = True,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        reduction: str = "random",
     ) -> None:
         _check_choice("strategy", strategy, STRATEGY_NAMES)
         _check_choice("dtype", dtype, tuple(STORAGE_DTYPES))
@@ -73,8 +77,8 @@ class PaDiM:
             backbone = create_backbone(backbone, weights, layers, normalize=normalize)
         self.device = torch.device(device)
         self.backbone = backbone.to(self.device)
-        self.channels = draw_channels(sum(backbone.channels), n_features, seed)
-        self.n_features, self.seed = n_features, seed
+        check_reduction(reduction, sum(backbone.channels), n_features, seed)
+        self.n_features, self.seed, self.reduction = n_features, seed, reduction
         self.strategy, self.dtype, self.compute_dtype = strategy, dtype, compute_dtype
         self.protocol = get_protocol(protocol)
         self.memory_limit = memory_limit
@@ -107,7 +111,10 @@ class PaDiM:
         """
         self._moments = self._gaussians = self._image_size = None
         try:
-            self.partial_fit(images)
+            if self.reduction == "pca":
+                self._fit_components(images)
+            else:
+                self.partial_fit(images)
             self._gaussians = self._factorise(consume=True)
         except BaseException:
             self._image_size = None  # half a fit is none
@@ -121,21 +128,16 @@ class PaDiM:
 
         Keeps the training moments, which ``fit`` frees. Raises as :meth:`fit` does.
         """
+        if self.reduction == "pca":
+            raise PadimBenchError("principal components need all training images at once: call fit(train_images)")
         if self._moments is None and self._gaussians is not None:
             raise PadimBenchError(
                 "fit() and load() keep no training moments: build this model with partial_fit() alone"
             )
-        for batch in _batches(images):
-            features = self.backbone(batch)
+        for features in self._features(images):
             if self._moments is None:
-                self._moments = self._new_moments(features, batch)
-            elif tuple(batch.shape[2:]) != self._image_size:
-                raise PadimBenchError(
-                    f"images of {tuple(batch.shape[2:])} after images of {self._image_size}: resize them"
-                )
+                self._moments = self._new_moments(features)
             self._moments.update(self._moments.embedding.select(features))
-        if self._moments is None:
-            raise PadimBenchError("no training images: fit() got an empty iterable")
         self._gaussians = None
         return self
 
@@ -173,7 +175,7 @@ class PaDiM:
             )
         selected = gaussians.embedding.select(self.backbone(images))
         size = (int(images.shape[2]), int(images.shape[3]))
-        return score_features(gaussians, selected, size, self.protocol)
+        return score_features([(gaussians, selected)], size, self.protocol)
 
     def save(self, path: Path | str) -> None:
         """Writes the fitted model as safetensors with JSON metadata (no pickle); the backbone is only named.
@@ -191,7 +193,8 @@ class PaDiM:
             "normalize": self.backbone.normalize,
             "n_features": self.n_features,
             "seed": self.seed,
-            "channels": self.channels,
+            "reduction": self.reduction,
+            "channels": gaussians.embedding.channels,
             "strategy": self.strategy,
             "strategy_used": gaussians.strategy.name,
             "dtype": self.dtype,
@@ -204,6 +207,8 @@ class PaDiM:
             "residual": gaussians.residual,
         }
         tensors = {f"state.{k}": v.contiguous() for k, v in gaussians.state.items()}
+        if gaussians.embedding.projection is not None:
+            tensors["projection"] = gaussians.embedding.projection.contiguous()
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             save_file(
@@ -261,17 +266,20 @@ class PaDiM:
             compute_dtype=about["compute_dtype"],
             protocol=Protocol(**about["protocol"]),
             device=device,
+            reduction=about["reduction"],
         )
         if model.backbone.weights.sha256 != saved["sha256"]:
             raise PadimBenchError(
                 f"{path} was fitted with weights {saved['label']}, sha256 {saved['sha256'][:12]}, but "
                 f"{model.backbone.weights.label} was found: pass weights= to PaDiM.load"
             )
-        model.channels = tuple(about["channels"])
         model._image_size = cast(tuple[int, int], tuple(about["image_size"]))
         grids = tuple((h, w) for h, w in about["layer_grids"])
-        embedding = PatchEmbedding(model.backbone.channels, grids, model.channels)
-        state = {k.removeprefix("state."): v for k, v in sorted(tensors.items()) if k != "mean"}
+        projection = tensors.get("projection")
+        embedding = PatchEmbedding(
+            model.backbone.channels, grids, tuple(about["channels"]), None if projection is None else projection.cpu()
+        )
+        state = {k.removeprefix("state."): v for k, v in sorted(tensors.items()) if k.startswith("state.")}
         strategy = STRATEGIES[about["strategy_used"]]
         model._gaussians = PatchGaussians(
             embedding,
@@ -289,10 +297,38 @@ class PaDiM:
         backbone = self.backbone
         return backbone.weights.sha256, backbone.layers, backbone.normalize, self.compute_dtype
 
-    def _new_moments(self, features: Sequence[Tensor], batch: Tensor) -> TrainingMoments:
-        self._image_size = (int(batch.shape[2]), int(batch.shape[3]))
-        grids = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
-        embedding = PatchEmbedding(self.backbone.channels, grids, self.channels)
+    def _features(self, images: Tensor | Iterable[Any]) -> Iterator[list[Tensor]]:
+        """Feature maps batch by batch. Raises PadimBenchError without any image, or for images of another size."""
+        empty = True
+        for batch in _batches(images):
+            size, empty = (int(batch.shape[2]), int(batch.shape[3])), False
+            if self._image_size not in {None, size}:
+                raise PadimBenchError(f"images of {size} after images of {self._image_size}: resize them")
+            features = self.backbone(batch)
+            self._image_size = size
+            yield features
+        if empty and self._moments is None:
+            raise PadimBenchError("no training images: fit() got an empty iterable")
+
+    def _fit_components(self, images: Tensor | Iterable[Any]) -> None:
+        """Principal components of all embeddings, then the moments of what they project to; images are read once."""
+        held: list[list[Tensor]] = []
+        channels: ChannelMoments | None = None
+        for features in self._features(images):
+            if channels is None:
+                channels = ChannelMoments(reduced_embedding(self.backbone.channels, _grids(features), "none"))
+            channels.update(channels.embedding.select(features))
+            held.append(features)
+        assert channels is not None
+        components, _ = principal_components(channels)
+        self._moments = self._new_moments(held[0], components)
+        while held:
+            self._moments.update(self._moments.embedding.select(held.pop(0)))
+
+    def _new_moments(self, features: Sequence[Tensor], components: Tensor | None = None) -> TrainingMoments:
+        embedding = reduced_embedding(
+            self.backbone.channels, _grids(features), self.reduction, self.n_features, self.seed, components
+        )
         return TrainingMoments(embedding, COMPUTE_DTYPES[self.compute_dtype], self.memory_limit)
 
     def _factorise(self, *, consume: bool) -> PatchGaussians:
@@ -307,11 +343,21 @@ class PaDiM:
 
 
 def score_features(
-    gaussians: PatchGaussians, selected: Sequence[Tensor], size: tuple[int, int], protocol: Protocol
+    models: Sequence[tuple[PatchGaussians, Sequence[Tensor]]], size: tuple[int, int], protocol: Protocol
 ) -> tuple[Tensor, Tensor]:
-    """Equation 2, then maps of ``size`` pixels and image scores, of features that the embedding selected."""
-    distances = gaussians.squared_distances(selected).sqrt_()
-    return anomaly_maps(distances.reshape(-1, *gaussians.embedding.grid), size, protocol)
+    """Equation 2, then maps of ``size`` pixels and image scores.
+
+    Takes one model with the features that its embedding selected; the maps of several are added.
+    """
+    distances = [
+        gaussians.squared_distances(selected).sqrt_().reshape(-1, *gaussians.embedding.grid)
+        for gaussians, selected in models
+    ]
+    return anomaly_maps(distances, size, protocol)
+
+
+def _grids(features: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
 
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from padim_bench.report.spec import Claim, Printed
 from padim_bench.report.tables import GROUPS, Cell, Table
 
 NONE = "\N{EN DASH}"
@@ -22,6 +22,9 @@ class Grid:
     rules: frozenset[int] = frozenset()
 
 
+Section = tuple[str, Grid]
+
+
 def number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
@@ -34,148 +37,258 @@ def signed(cell: Cell | None) -> str:
     return f"{value:+.2f}{'*' if cell.verdict == 'outside' else ''}"
 
 
-def layout(table: Table) -> Grid:
-    return _by_category(table) if table.spec.layout == "categories" else _by_model(table)
+def layout(table: Table) -> list[Section]:
+    """The grids of a table's page, each with its heading."""
+    sections = _by_category(table) if table.spec.layout == "categories" else _by_model(table)
+    return [*sections, *_spread(table), *_as_printed(table)]
 
 
-def _has_paper(table: Table, model: str, metric: str) -> bool:
-    return any(c.printed is not None for c in table.cells if (c.model, c.metric) == (model, metric))
+def _groups(table: Table) -> list[str]:
+    """Groups that have a number: textures and objects mean nothing to other datasets."""
+    found = {c.row for c in table.cells if c.values} | {row for _, row, _ in table.spec.paper if table.comparable}
+    return [group for group in GROUPS if group in found or group == "all"]
 
 
-def _by_category(table: Table) -> Grid:
-    columns = [(m, q) for m in table.models for q in table.spec.metrics]
-    header = ["Category"]
-    for model, metric in columns:
-        name = f"{model} {metric.title}" if len(table.models) > 1 else metric.title
-        header += [f"{name}: paper", "ours", "diff."] if _has_paper(table, model, metric.key) else [f"{name}: ours"]
-    rows = []
-    for row in (*table.categories, *GROUPS):
-        cells = [table.cell(model, metric.key, row) for model, metric in columns]
-        line = [row if row in table.categories else _mean_title(row, cells)]
-        for (model, metric), cell in zip(columns, cells, strict=True):
-            ours = number(cell.ours if cell else None)
-            if _has_paper(table, model, metric.key):
-                paper = cell.paper if cell else None
-                digits = 1 if row in table.categories else 2
-                line += [number(paper, digits), ours, signed(cell)]
-            else:
-                line.append(ours)
-        rows.append(line)
-    rules = {len(table.categories)}
-    if any(_has_paper(table, m, q.key) for m, q in columns):
-        rules.add(len(rows))
-        for group, title in GROUPS.items():
-            line = [f"Paper's {title.lower()}, as printed"]
-            for model, metric in columns:
-                cell = table.cell(model, metric.key, group)
-                if _has_paper(table, model, metric.key):
-                    line += [number(cell.printed if cell else None, 1), NONE, NONE]
+def _value(cell: Cell | None) -> str:
+    """Ours, with the standard deviation over replicates."""
+    if cell is None or cell.ours is None:
+        return NONE
+    return number(cell.ours) if cell.sd is None else f"{cell.ours:.2f} \N{PLUS-MINUS SIGN} {cell.sd:.2f}"
+
+
+def _by_category(table: Table) -> list[Section]:
+    sections = []
+    for metric in table.spec.metrics:
+        columns = [m for m in table.spec.models if m.title in table.models]
+        header = ["Category"]
+        for model in columns:
+            compared = any(table.printed(model, metric.key, row) for row in (*table.categories, *GROUPS))
+            names = ("paper", "ours", "diff.") if compared else ("ours",)
+            header += [f"{model.title}: {name}" if len(columns) > 1 else name for name in names]
+        rows = []
+        for row in (*table.categories, *_groups(table)):
+            cells = [table.cell(model.title, metric.key, row) for model in columns]
+            if row in GROUPS and not any(c and c.present for c in cells):
+                continue
+            line = [row if row in table.categories else _mean_title(row, cells)]
+            for model, cell in zip(columns, cells, strict=True):
+                if any(table.printed(model, metric.key, r) for r in (*table.categories, *GROUPS)):
+                    paper = cell.paper if cell else None
+                    line.append(number(paper, 1 if row in table.categories else 2))
+                    line += [_value(cell), signed(cell)]
                 else:
-                    line.append(NONE)
+                    line.append(_value(cell))
             rows.append(line)
-    return Grid(header, rows, frozenset(rules))
+        if columns:
+            sections.append((metric.title, Grid(header, rows, frozenset({len(table.categories)}))))
+    return sections
 
 
 def _mean_title(group: str, cells: Sequence[Cell | None]) -> str:
     counts = sorted({f"{c.present} of {c.full}" for c in cells if c})
-    return f"{GROUPS[group]}, mean of {' / '.join(counts)}"
+    return f"{GROUPS[group]}, mean of {' / '.join(counts)}" if counts else GROUPS[group]
 
 
-def _by_model(table: Table) -> Grid:
-    header = ["Model"]
+def _by_model(table: Table) -> list[Section]:
+    """One grid per metric: the paper's three means, ours, and where both are of the same categories the difference."""
+    sections = []
+    groups = _groups(table)
     for metric in table.spec.metrics:
-        for title in GROUPS.values():
-            header += [f"{metric.title}, {title.lower()}: paper", "ours", "diff."]
-        header += [f"{category}: ours" for category in table.categories]
-    rows = []
-    for model in table.spec.models:
-        if model.title not in table.models and model.title not in table.missing:
-            continue
-        line = [model.title]
+        models = [m for m in table.spec.models if m.title in table.models or m.title in table.missing]
+        cells = {(m.title, g): table.cell(m.title, metric.key, g) for m in models for g in groups}
+        printed = {(m.title, g): table.printed(m, metric.key, g) for m in models for g in groups}
+        header, line_makers = ["Model"], []
+        for group in groups:
+            column = [printed[m.title, group] for m in models]
+            counts = sorted({f"{c.present} of {c.full}" for m in models if (c := cells[m.title, group]) and c.values})
+            if any(column):
+                header.append(f"{GROUPS[group]}: paper")
+                line_makers.append(("printed", group))
+            if any(p and p.recomputed is not None for p in column):
+                header.append(f"{GROUPS[group]}: paper recomputed")
+                line_makers.append(("recomputed", group))
+            if not counts:
+                continue
+            header.append(f"{GROUPS[group]}: ours ({' / '.join(counts)})" if table.spec.dataset else "ours")
+            line_makers.append(("ours", group))
+            if any(c and c.difference is not None for m in models if (c := cells[m.title, group])):
+                header.append("diff.")
+                line_makers.append(("difference", group))
+        shown = [c for c in table.categories if any(table.cell(m.title, metric.key, c) for m in models)]
+        rows = []
+        for model in models:
+            line = [model.title]
+            for what, group in line_makers:
+                cell, one = cells[model.title, group], printed[model.title, group]
+                line.append(
+                    number(one.value if one else None, 1) if what == "printed"
+                    else number(one.recomputed if one else None) if what == "recomputed"
+                    else _value(cell) if what == "ours"
+                    else signed(cell)
+                )  # fmt: skip
+            rows.append(line + [_value(table.cell(model.title, metric.key, category)) for category in shown])
+        sections.append((metric.title, Grid(header + [f"{c}: ours" for c in shown], rows)))
+    return sections
+
+
+def _spread(table: Table) -> list[Section]:
+    """Standard deviation and standard error over replicates, where there are some."""
+    replicated = [c for c in table.cells if c.sd is not None]
+    if not replicated:
+        return []
+    rows_ = [*table.categories, *_groups(table)]
+    body = []
+    for model in dict.fromkeys(c.model for c in replicated):
         for metric in table.spec.metrics:
-            for group in GROUPS:
-                cell = table.cell(model.title, metric.key, group)
-                printed = cell.printed if cell else table.spec.paper.get((model.paper_method, group, metric.key))
-                ours = number(cell.ours) if cell and cell.ours is not None else NONE
-                if cell and cell.ours is not None and cell.present < cell.full:
-                    ours += f" ({cell.present} of {cell.full})"
-                line += [number(printed if table.dataset == "mvtec-ad" else None, 1), ours, signed(cell)]
-            for category in table.categories:
-                cell = table.cell(model.title, metric.key, category)
-                line.append(number(cell.ours if cell else None))
-        rows.append(line)
-    return Grid(header, rows)
+            cells = [table.cell(model, metric.key, row) for row in rows_]
+            if any(c and c.sd is not None for c in cells):
+                shown = [NONE if c is None or c.sd is None else f"{c.sd:.3f} ({c.sem:.3f})" for c in cells]
+                counts = max(len(c.values) for c in cells if c)
+                body.append([f"{model}, {metric.title}, {counts}", *shown])
+    header = ["Model, metric, replicates", *table.categories, *(f"{GROUPS[g]} mean" for g in _groups(table))]
+    return [("Standard deviation (standard error of the mean) over replicates, in points", Grid(header, body))]
+
+
+def _as_printed(table: Table) -> list[Section]:
+    """The paper's other methods, and ours' means, as printed: copied, not run."""
+    spec = table.spec
+    if not table.comparable or not spec.paper:
+        return []
+    sections = []
+    for metric in spec.metrics:
+        methods = list(dict.fromkeys(m for m, _, key in spec.paper if key == metric.key))
+        if spec.layout == "models":
+            methods = [m for m in methods if m in spec.competitors]
+        rows_ = list(dict.fromkeys(r for m, r, key in spec.paper if key == metric.key and m in methods))
+        if not methods:
+            continue
+        values = {(m, r): spec.paper.get((m, r, metric.key)) for m in methods for r in rows_}
+        columns, body_rows = (methods, rows_) if spec.layout == "categories" else (rows_, methods)
+
+        def at(row: str, column: str, values: dict[tuple[str, str], Printed | None] = values) -> Printed | None:
+            return values[(column, row) if spec.layout == "categories" else (row, column)]
+
+        contradicted = [c for c in columns if any(p and p.recomputed is not None for r in body_rows if (p := at(r, c)))]
+        header = ["Category" if spec.layout == "categories" else "Method"]
+        for column in columns:
+            name = GROUPS.get(column, column)
+            header += [name, f"{name} recomputed"] if column in contradicted else [name]
+        body = []
+        for row in body_rows:
+            line = [GROUPS.get(row, row)]
+            for column in columns:
+                one = at(row, column)
+                line.append(number(one.value if one else None, 1))
+                if column in contradicted:
+                    line.append(number(one.recomputed if one else None))
+            body.append(line)
+        sections.append((f"{metric.title} as printed in the paper; copied, not run here", Grid(header, body)))
+    return sections
 
 
 def caption(table: Table) -> list[str]:
     """All that a reader needs to judge the numbers, one fact a line."""
-    coverage = f"{len(table.categories)}"
+    spec = table.spec
     full = max((c.full for c in table.cells if c.row == "all"), default=0)
-    lines = [f"Percent. Dataset {table.dataset}, {coverage} of {full} categories."]
+    lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} categories."] if full else []
     if any(c.paper is not None for c in table.cells):
-        tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in table.spec.metrics)
-        judged = [c for c in table.cells if c.verdict and c.row in table.categories]
+        tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)
+        judged = [c for c in table.cells if c.verdict and c.row in table.categories] or [
+            c for c in table.cells if c.verdict
+        ]
         within = sum(c.verdict == "within" for c in judged)
         lines.append(
             "Paper: arXiv:2011.08785; means are recomputed over the same categories. "
-            f"Tolerance in points: {tolerances}; {within} of {len(judged)} categories' cells within, * those outside."
+            f"Tolerance in points: {tolerances}; {within} of {len(judged)} cells within, * those outside."
         )
-    elif table.dataset == "mvtec-ad":
-        lines.append("Paper: arXiv:2011.08785, which prints means over all 15 categories only: no difference is drawn.")
+    elif table.comparable and full:
+        lines.append(
+            "Paper: arXiv:2011.08785, which prints means over all categories only: with some of them no difference is "
+            "drawn."
+        )
+    for (method, row, metric), printed in spec.paper.items() if table.comparable else ():
+        if printed.note:
+            title = next(m.title for m in spec.metrics if m.key == metric)
+            lines.append(
+                f"{method}, {GROUPS.get(row, row).lower()}, {title}: printed {printed.value:g}, recomputed "
+                f"{number(printed.recomputed)}: {printed.note}."
+            )
+    lines += [_judged(table, claim) for claim in spec.claims]
+    lines += [f"{note[0].upper()}{note[1:]}." for note in spec.notes]
     lines += [f"{title}: {text}." for title, text in table.models.items()]
     lines += [f"{title}: not run: {why}." for title, why in table.missing.items()]
     lines += [f"{fact[0].upper()}{fact[1:]}." for fact in table.facts]
-    return lines
+    return [line for line in lines if line]
+
+
+def _judged(table: Table, claim: Claim) -> str:
+    """Whether a claim of the paper's text holds of our means; said with the gap, not just yes or no."""
+    better, worse = (table.cell(model, claim.metric, "all") for model in (claim.better, claim.worse))
+    if better is None or worse is None or better.ours is None or worse.ours is None:
+        return ""
+    gap = better.ours - worse.ours
+    holds = "holds" if gap >= claim.margin else "does not hold"
+    title = next(m.title for m in table.spec.metrics if m.key == claim.metric)
+    return f"Claim: {claim.text}: {holds} here ({title}, {better.present} of {better.full}: {gap:+.2f} points)."
 
 
 def to_markdown(table: Table) -> str:
     return markdown_page(table.heading, layout(table), caption(table))
 
 
-def markdown_page(heading: str, grid: Grid, captions: Sequence[str]) -> str:
-    lines = [f"# {heading}", "", "| " + " | ".join(grid.header) + " |"]
-    lines.append("|" + "|".join([":---", *["---:"] * (len(grid.header) - 1)]) + "|")
-    lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
-    lines += ["", *[f"- {line}" for line in captions]]
+def markdown_page(heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
+    """A heading, one grid or several with headings of their own, and the caption as a list."""
+    lines = [f"# {heading}", ""]
+    sections = [("", grid)] if isinstance(grid, Grid) else grid
+    for title, one in sections:
+        if title and len(sections) > 1:
+            lines += [f"## {title}", ""]
+        elif title:
+            lines += [f"{title}:", ""]
+        lines += ["| " + " | ".join(one.header) + " |"]
+        lines.append("|" + "|".join([":---", *["---:"] * (len(one.header) - 1)]) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in one.rows] + [""]
+    lines += [f"- {line}" for line in captions]
     return "\n".join(lines) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """One line per cell: easy to filter, with its provenance."""
+    """One line per cell: easy to filter, with its provenance; then the paper's other methods, as printed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         [
-            "table",
-            "title",
-            "dataset",
-            "model",
-            "metric",
-            "row",
-            "paper",
-            "paper_printed",
-            "ours",
-            "difference",
-            "categories",
-            "of",
-            "verdict",
-            "provenance",
-            "records",
+            *("table", "title", "dataset", "model", "metric", "row", "paper", "paper_printed", "paper_recomputed"),
+            *("ours", "sd", "sem", "replicates", "difference", "categories", "of", "verdict", "provenance", "records"),
         ]
     )
+
+    def shown(*values: float | None, digits: int = 2) -> list[str]:
+        return [number(v, digits) if v is not None else "" for v in values]
+
+    start = [table.spec.name, table.heading, table.dataset]
     for c in table.cells:
-        values = [number(v) if v is not None else "" for v in (c.paper, c.printed, c.ours, c.difference)]
+        printed = (c.printed.value, c.printed.recomputed) if c.printed else (None, None)
         provenance = "; ".join((table.models[c.model], *table.facts))
-        place = [table.spec.name, table.heading, table.dataset, c.model, c.metric, c.row]
         writer.writerow(
-            [*place, *values, c.present, c.full, c.verdict, provenance, " ".join(i[:12] for i in c.records)]
+            [
+                *(*start, c.model, c.metric, c.row, *shown(c.paper, *printed, c.ours), *shown(c.sd, c.sem, digits=4)),
+                *(len(c.values), *shown(c.difference), c.present, c.full, c.verdict, provenance),
+                " ".join(i[:12] for i in c.records),
+            ]
         )
+    if table.comparable:
+        stood_for = {m.paper_method for m in table.spec.models if m.title in table.models}
+        for (method, row, metric), p in table.spec.paper.items():
+            if method not in stood_for:
+                values = [*shown(p.value), *shown(p.value), *shown(p.recomputed), *[""] * 8]
+                writer.writerow([*start, method, metric, row, *values, "as printed in the paper; not run here", ""])
     return out.getvalue()
 
 
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$"}
+     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$", "\N{PLUS-MINUS SIGN}": r"$\pm$"}
 )  # fmt: skip
 
 
@@ -183,17 +296,24 @@ def to_latex(table: Table) -> str:
     return latex_table(table.spec.name, table.heading, layout(table), caption(table))
 
 
-def latex_table(name: str, heading: str, grid: Grid, captions: Sequence[str]) -> str:
-    """A table* environment; needs \\usepackage{booktabs}."""
+def latex_table(name: str, heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
+    """A table* environment, one tabular per grid; needs \\usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
         return "  " + " & ".join(_latex(c) for c in cells) + r" \\"
 
-    body = []
-    for i, row in enumerate(grid.rows):
-        if i in grid.rules:
-            body.append(r"  \midrule")
-        body.append(line(row))
+    body: list[str] = []
+    sections = [("", grid)] if isinstance(grid, Grid) else grid
+    for title, one in sections:
+        if title:
+            body += [r"  \medskip", rf"  \textit{{{_latex(title)}}}\par\smallskip"]
+        body += [rf"  \begin{{tabular}}{{l{'r' * (len(one.header) - 1)}}}", r"  \toprule", line(one.header)]
+        body.append(r"  \midrule")
+        for i, row in enumerate(one.rows):
+            if i in one.rules:
+                body.append(r"  \midrule")
+            body.append(line(row))
+        body += [r"  \bottomrule", r"  \end{tabular}", ""]
     text = _latex(" ".join([f"{heading}.", *captions]))
     return "\n".join(
         [
@@ -202,13 +322,7 @@ def latex_table(name: str, heading: str, grid: Grid, captions: Sequence[str]) ->
             r"  \centering\small",
             rf"  \caption{{{text}}}",
             rf"  \label{{tab:padim-{name}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
-            r"  \toprule",
-            line(grid.header),
-            r"  \midrule",
-            *body,
-            r"  \bottomrule",
-            r"  \end{tabular}",
+            *body[: -1 if body else None],
             r"\end{table*}",
             "",
         ]
@@ -221,18 +335,12 @@ def _latex(text: str) -> str:
     return f"${escaped[0]}${escaped[1:]}" if signed_ else escaped
 
 
-def index_page(results: Path) -> str:
-    """README of a results folder: every table in it with its first fact, and how to read the rest."""
-    lines = ["# Results", "", "Generated by `padim-bench reproduce` from the records in `records/`; do not edit.", ""]
-    for path in sorted((results / "tables").glob("*.md")):
-        text = path.read_text(encoding="utf-8").splitlines()
-        heading = text[0].removeprefix("# ")
-        fact = next((line.removeprefix("- ") for line in text if line.startswith("- ")), "")
-        links = ", ".join(f"[{kind}](tables/{path.stem}.{end})" for kind, end in (("CSV", "csv"), ("LaTeX", "tex")))
-        lines.append(f"- [{heading}](tables/{path.name}) ({links}). {fact}")
-    lines += [
-        "",
-        "Each file in `records/` is one run: configuration, metrics, score of every test image, timings, memory, "
-        "residual, environment, and digests of images and weights. Records are never edited.",
-    ]
-    return "\n".join(lines) + "\n"
+def page(
+    name: str, heading: str, grid: Grid | Sequence[Section], captions: Sequence[str], csv_text: str
+) -> dict[str, str]:
+    """A report as {file suffix: text}: Markdown, CSV and LaTeX."""
+    return {
+        ".md": markdown_page(heading, grid, captions),
+        ".csv": csv_text,
+        ".tex": latex_table(name, heading, grid, captions),
+    }

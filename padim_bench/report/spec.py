@@ -10,6 +10,8 @@ from typing import Any
 
 from padim_bench.errors import PadimBenchError
 
+SEEDED = ("random", "stratified", "semi-orthogonal")
+
 
 @dataclass(frozen=True)
 class TableMetric:
@@ -21,31 +23,66 @@ class TableMetric:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """ "``better`` is at least ``margin`` points above ``worse``", as the paper's text has it of a metric's mean."""
+
+    text: str
+    metric: str
+    better: str
+    worse: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
 class TableModel:
-    """A model of a table and its name in the paper's CSV ("" where the paper has no such row)."""
+    """A model of a table and its name in the paper's CSV ("" where the paper has no such row).
+
+    ``seed`` is of its reduction; with ``--seeds N``, or ``seeds`` in the spec, seeds 0 to N - 1 take its place.
+    """
 
     title: str
     arch: str
     tag: str
-    strategy: str
+    strategy: str = "auto"
     n_features: int | None = None
     seed: int = 0
     paper_method: str = ""
     layers: str = "paper"
     stand_in_for: str = ""
+    reduction: str = "random"
+    fusion: str = "concatenate"
+
+    @property
+    def drawn(self) -> bool:
+        """Whether seeds make a difference."""
+        return self.n_features is not None and self.reduction in SEEDED
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A value of the paper, in percent; where it contradicts the paper's other values, what those give, and why."""
+
+    value: float
+    recomputed: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table of the paper.
+    """One table of the paper, or one of ours.
 
     Attributes:
         name: file name and command-line name.
-        number: the paper's Roman number.
+        number: the paper's Roman number; "" for a table of ours.
         title: what it shows.
-        layout: "categories" (one row each) or "models" (one row each, columns texture/object/all).
-        metrics, models: its columns and rows.
-        paper: printed values in percent by (method, row, metric).
+        layout: "categories" (one row each) or "models" (one row each).
+        metrics, models: what it holds.
+        paper: printed values by (method, row, metric).
+        dataset: the one that the printed values are of.
+        seeds: how many channel seeds by default; 0 for each model's own.
+        versions: how many versions of Rd-MVTec AD; 0 for the images as they are.
+        notes: lines of the caption.
+        claims: what the paper says of these rows, to be checked on ours.
     """
 
     name: str
@@ -54,7 +91,18 @@ class TableSpec:
     layout: str
     metrics: tuple[TableMetric, ...]
     models: tuple[TableModel, ...]
-    paper: dict[tuple[str, str, str], float]
+    paper: dict[tuple[str, str, str], Printed]
+    dataset: str = "mvtec-ad"
+    seeds: int = 0
+    versions: int = 0
+    notes: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def competitors(self) -> list[str]:
+        """Methods of the paper's table that no model here stands for."""
+        ours = {m.paper_method for m in self.models}
+        return list(dict.fromkeys(method for method, _, _ in self.paper if method not in ours))
 
 
 def specs_folder() -> Path:
@@ -65,16 +113,26 @@ def specs_folder() -> Path:
 
 
 def table_names() -> list[str]:
+    """The paper's tables that have a spec, in order."""
     return sorted(path.stem for path in specs_folder().glob("table*.toml"))
+
+
+def load_toml(name: str) -> dict[str, Any]:
+    """A spec as it stands. Raises PadimBenchError for a name without one, or a file that is no TOML."""
+    path = specs_folder() / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in specs_folder().glob("*.toml"))
+        raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join(known)}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _invalid(path, error) from error
 
 
 def load_spec(name: str) -> TableSpec:
     """Raises PadimBenchError for a table without a spec, or a spec that is not as it must be."""
-    path = specs_folder() / f"{name}.toml"
-    if not path.is_file():
-        raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join((*table_names(), 'strategies'))}")
+    raw, path = load_toml(name), specs_folder() / f"{name}.toml"
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return TableSpec(
             name=raw["name"],
             number=raw["number"],
@@ -82,12 +140,27 @@ def load_spec(name: str) -> TableSpec:
             layout=raw["layout"],
             metrics=tuple(TableMetric(**m) for m in raw["metrics"]),
             models=tuple(TableModel(**m) for m in raw["models"]),
-            paper=_read_paper(path.parent / raw["paper_csv"]),
+            paper=read_paper(path.parent / raw["paper_csv"]),
+            dataset=raw.get("dataset", "mvtec-ad"),
+            seeds=raw.get("seeds", 0),
+            versions=raw.get("versions", 0),
+            notes=tuple(raw.get("notes", ())),
+            claims=tuple(Claim(**c) for c in raw.get("claims", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise PadimBenchError(f"spec {path} is not valid ({error}): restore it from the repository") from error
+        raise _invalid(path, error) from error
 
 
-def _read_paper(path: Path) -> dict[tuple[str, str, str], float]:
+def read_paper(path: Path) -> dict[tuple[str, str, str], Printed]:
+    """Printed values by (method, row, metric)."""
     with path.open(encoding="utf-8", newline="") as file:
-        return {(r["method"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
+        return {
+            (r["method"], r["row"], r["metric"]): Printed(
+                float(r["value"]), float(r["recomputed"]) if r["recomputed"] else None, r["note"]
+            )
+            for r in csv.DictReader(file)
+        }
+
+
+def _invalid(path: Path, error: Exception) -> PadimBenchError:
+    return PadimBenchError(f"spec {path} is not valid ({error}): restore it from the repository")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.report.render import NONE, Grid, latex_table, markdown_page
-from padim_bench.report.spec import specs_folder
+from padim_bench.report.render import NONE, Grid, page
+from padim_bench.report.spec import load_toml
 from padim_bench.report.tables import shared_facts, title_warnings
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ REFERENCE = ("cholesky", "float64")
 
 
 def load_strategies_spec() -> dict[str, Any]:
-    return tomllib.loads((specs_folder() / "strategies.toml").read_text(encoding="utf-8"))
+    return load_toml("strategies")
 
 
 def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -79,8 +78,4 @@ def strategies_tables(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -
             rows.append([row["strategy"], row["dtype"], *numbers])
     starts = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
     grid, heading = Grid(header, rows, starts), f"{spec['title']}{shout}"
-    return {
-        ".md": markdown_page(heading, grid, captions),
-        ".csv": frame.to_csv(index=False, lineterminator="\n"),
-        ".tex": latex_table(spec["name"], heading, grid, captions),
-    }
+    return page(spec["name"], heading, grid, captions, frame.to_csv(index=False, lineterminator="\n"))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.report.spec import TableMetric, TableModel, TableSpec
+from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
 
 Record = dict[str, Any]
+# The records of one model: a list per replicate (seed or dataset version), each with one record per category.
+Replicates = Sequence[Sequence[Record]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
 # How many categories a complete dataset has; a dataset we do not know is complete as it is.
-FULL = {"mvtec-ad": {"texture": 5, "object": 10, "all": 15}, "demo": {"texture": 2, "object": 2, "all": 4}}
+FULL = {
+    "mvtec-ad": {"texture": 5, "object": 10, "all": 15},
+    "demo": {"texture": 2, "object": 2, "all": 4},
+    "stc": {"all": 13},
+    "demo-stc": {"all": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,11 @@ class Cell:
 
     Attributes:
         model, metric, row: where it stands; ``row`` is a category or a key of ``GROUPS``.
-        ours: None if there is no valid run.
+        ours: the mean over replicates; None if there is no valid run.
+        values: one per replicate.
         paper: comparable with ours: the printed value, or for a mean over k of n categories the mean
             of the printed values of the same k. None if the paper has nothing comparable.
-        printed: the value as printed, comparable or not.
+        printed: the value as printed, comparable or not, and what it recomputes to.
         present, full: the k and n of a mean; 1 and 1 for a category.
         verdict: "within" or "outside" the tolerance, or "".
         records: ids of the runs behind it.
@@ -33,13 +43,27 @@ class Cell:
     model: str
     metric: str
     row: str
-    ours: float | None
+    values: tuple[float, ...]
     paper: float | None
-    printed: float | None
+    printed: Printed | None
     present: int
     full: int
     verdict: str
     records: tuple[str, ...]
+
+    @property
+    def ours(self) -> float | None:
+        return fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over replicates; None for fewer than two."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def sem(self) -> float | None:
+        """Standard error of the mean over replicates."""
+        return None if self.sd is None else self.sd / math.sqrt(len(self.values))
 
     @property
     def difference(self) -> float | None:
@@ -52,10 +76,10 @@ class Table:
 
     Attributes:
         spec: which table.
-        dataset: its name in the records.
+        dataset: its name in the records; "" if nothing ran.
         categories: present, in order.
         cells: all of them.
-        models: per model title, the records' weights, seed, strategy and so on.
+        models: per model title, the records' weights, seeds, strategy and so on.
         missing: models that did not run, and why.
         warnings: what stands in the title: demo data, untrained weights.
         facts: lines of provenance.
@@ -75,26 +99,34 @@ class Table:
         shout = "".join(f" [{w.upper()}]" for w in self.warnings)
         return f"Table {self.spec.number}: {self.spec.title}{shout}"
 
+    @property
+    def comparable(self) -> bool:
+        """Whether the paper's numbers are of this dataset."""
+        return self.dataset in {"", self.spec.dataset}
+
     def cell(self, model: str, metric: str, row: str) -> Cell | None:
         wanted = (model, metric, row)
         return next((c for c in self.cells if (c.model, c.metric, c.row) == wanted), None)
 
+    def printed(self, model: TableModel, metric: str, row: str) -> Printed | None:
+        return self.spec.paper.get((model.paper_method, row, metric)) if self.comparable else None
 
-def build_table(spec: TableSpec, runs: Mapping[str, Sequence[Record]], missing: Mapping[str, str]) -> Table:
+
+def build_table(spec: TableSpec, runs: Mapping[str, Replicates], missing: Mapping[str, str]) -> Table:
     """Cells of ``spec`` from the records of each model title; invalid records are left out.
 
     Args:
-        runs: per model title, one record per category.
+        runs: per model title, its replicates.
         missing: per model title that did not run, why.
 
     Raises:
-        PadimBenchError: no record at all, or records of more than one dataset.
+        PadimBenchError: records of more than one dataset.
     """
-    records = [r for rs in runs.values() for r in rs]
+    records = [r for replicates in runs.values() for rs in replicates for r in rs]
     datasets = {r["dataset"]["name"] for r in records}
-    if len(datasets) != 1:
-        raise PadimBenchError(f"a table needs records of one dataset, got {sorted(datasets) or 'none'}")
-    dataset = datasets.pop()
+    if len(datasets) > 1:
+        raise PadimBenchError(f"a table needs records of one dataset, got {sorted(datasets)}")
+    dataset = next(iter(datasets), "")
     kinds = {r["dataset"]["category"]: r["dataset"]["kind"] for r in records}
     cells = [
         cell
@@ -103,7 +135,8 @@ def build_table(spec: TableSpec, runs: Mapping[str, Sequence[Record]], missing: 
         for metric in spec.metrics
         for cell in _model_cells(spec, model, metric, runs[model.title], kinds, dataset)
     ]
-    described = {m.title: _describe(runs[m.title]) for m in spec.models if m.title in runs}
+    several = len({r["weights"]["label"] for r in records}) > 1
+    described = {m.title: _describe(runs[m.title], weights=several) for m in spec.models if m.title in runs}
     return Table(
         spec,
         dataset,
@@ -112,7 +145,7 @@ def build_table(spec: TableSpec, runs: Mapping[str, Sequence[Record]], missing: 
         described,
         dict(missing),
         title_warnings(records),
-        shared_facts(records),
+        shared_facts(records) if records else (),
     )
 
 
@@ -120,71 +153,98 @@ def _model_cells(
     spec: TableSpec,
     model: TableModel,
     metric: TableMetric,
-    records: Sequence[Record],
+    replicates: Replicates,
     kinds: Mapping[str, str],
     dataset: str,
 ) -> list[Cell]:
     printed = {
-        row: v for (method, row, key), v in spec.paper.items() if (method, key) == (model.paper_method, metric.key)
+        row: p for (method, row, key), p in spec.paper.items() if (method, key) == (model.paper_method, metric.key)
     }
-    if dataset != "mvtec-ad":
-        printed = {}  # the paper's numbers are of MVTec AD alone
-    ours: dict[str, tuple[float, str]] = {}
-    for record in records:
+    if dataset != spec.dataset:
+        printed = {}  # the paper's numbers are of that dataset alone
+    found: dict[str, list[tuple[float, str]]] = {}
+    for record in (r for records in replicates for r in records):
         value = record["metrics"][metric.key] if record["status"] == "ok" else None
         if value is not None:
-            ours[record["dataset"]["category"]] = (100 * value, record["id"])
+            found.setdefault(record["dataset"]["category"], []).append((100 * value, record["id"]))
+    # A mean over the replicates that happened to be valid would flatter the rest.
+    ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
     cells = []
     for category in kinds:
-        value = ours[category][0] if category in ours else None
-        ids: tuple[str, ...] = (ours[category][1],) if category in ours else ()
-        paper = printed.get(category)
-        verdict = _verdict(value, paper, metric)
-        cells.append(Cell(model.title, metric.key, category, value, paper, paper, len(ids), 1, verdict, ids))
+        values = ours.get(category, [])
+        one = printed.get(category)
+        paper = one.value if one else None
+        cells.append(_cell(model, metric, category, [values] if values else [], paper, one, 1))
     for group in GROUPS:
-        members = [c for c in ours if group in {"all", kinds[c]}]
+        members = [c for c in kinds if c in ours and group in {"all", kinds[c]}]
         total = sum(group in {"all", kind} for kind in kinds.values())
         full = FULL.get(dataset, {}).get(group, total)
-        mean = sum(ours[c][0] for c in members) / len(members) if members else None
-        same = [printed[c] for c in members if c in printed]
-        paper = sum(same) / len(same) if members and len(same) == len(members) else None
-        if paper is None and len(members) == full:
-            paper = printed.get(group)
-        ids = tuple(ours[c][1] for c in members)
-        verdict = _verdict(mean, paper, metric)
-        cells.append(
-            Cell(model.title, metric.key, group, mean, paper, printed.get(group), len(members), full, verdict, ids)
-        )
+        same = [printed[c].value for c in members if c in printed]
+        paper = fmean(same) if members and len(same) == len(members) else None
+        if paper is None and members and len(members) == full and group in printed:
+            paper = printed[group].value
+        cells.append(_cell(model, metric, group, [ours[c] for c in members], paper, printed.get(group), full))
     return cells
 
 
-def _verdict(ours: float | None, paper: float | None, metric: TableMetric) -> str:
-    if ours is None or paper is None:
-        return ""
-    # Printed values are rounded to 0.1, ours are shown to 0.01.
-    return "within" if abs(round(ours, 2) - paper) <= metric.tolerance + 1e-9 else "outside"
+def _cell(
+    model: TableModel,
+    metric: TableMetric,
+    row: str,
+    members: Sequence[Sequence[tuple[float, str]]],
+    paper: float | None,
+    printed: Printed | None,
+    full: int,
+) -> Cell:
+    """A cell from the (value, record id) of each replicate of each member category."""
+    values = tuple(fmean(value for value, _ in of_one) for of_one in zip(*members, strict=True))
+    ids = tuple(record_id for member in members for _, record_id in member)
+    verdict = ""
+    if values and paper is not None:
+        # Printed values are rounded to 0.1, ours are shown to 0.01.
+        verdict = "within" if abs(round(fmean(values), 2) - paper) <= metric.tolerance + 1e-9 else "outside"
+    return Cell(model.title, metric.key, row, values, paper, printed, len(members), full, verdict, ids)
 
 
-def _describe(records: Sequence[Record]) -> str:
-    first = records[0]
-    config, weights, embedding = first["config"], first["weights"], first["embedding"]
-    drawn = "all" if config["n_features"] is None else f"{embedding['n_features']} random of"
-    seed = "" if config["n_features"] is None else f", seed {config['seed']}"
-    invalid = [r["dataset"]["category"] for r in records if r["status"] != "ok"]
+def _describe(replicates: Replicates, *, weights: bool) -> str:
+    """How a model was made; ``weights`` says whose, where the table's models differ in it."""
+    first = replicates[0][0]
+    config, embedding = first["config"], first["embedding"]
+    whose = f"{first['weights']['label']}; " if weights else ""
+    records = [r for rs in replicates for r in rs]
+    how = {
+        "none": f"all {embedding['n_channels']} channels",
+        "random": f"{embedding['n_features']} random of {embedding['n_channels']} channels",
+        "stratified": f"{embedding['n_features']} of {embedding['n_channels']} channels, random within each layer",
+        "semi-orthogonal": f"{embedding['n_features']} random orthonormal directions of {embedding['n_channels']}",
+        "pca": f"{embedding['n_features']} principal components of {embedding['n_channels']} channels, fitted in one "
+        "pass over all training embeddings of the category, positions pooled, not whitened",
+    }[config["reduction"]]
+    if config["fusion"] == "sum":
+        how += " in all, one model per layer, their maps added"
+    seeds = sorted({r["config"]["seed"] for r in records})
+    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if config["reduction"] in _SEEDED else ""
+    invalid = list(dict.fromkeys(r["dataset"]["category"] for r in records if r["status"] != "ok"))
     used = " and ".join(dict.fromkeys(r["strategy_used"] or config["strategy"] for r in records))
-    return (
-        f"weights {weights['label']}"
-        + (f" ({weights['note']})" if weights["note"] else "")
-        + f"; {drawn} {embedding['n_channels']} channels{seed}; strategy {used}, {config['dtype']}"
-        + (f"; INVALID and left out: {', '.join(invalid)}" if invalid else "")
+    return f"{whose}{'+'.join(config['layers'])}; {how}{seed}; strategy {used}, {config['dtype']}" + (
+        f"; INVALID and left out: {', '.join(invalid)}" if invalid else ""
     )
 
 
-def title_warnings(records: Sequence[Record]) -> tuple[str, ...]:
+_SEEDED = {"random", "stratified", "semi-orthogonal"}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """What no reader may miss: drawn data, untrained weights (and whose, where others are trained)."""
     found = []
-    if any(r["dataset"]["name"] == "demo" for r in records):
-        found.append("demo data, not MVTec AD")
+    if any(r["dataset"]["name"].startswith("demo") for r in records):
+        found.append("demo data, not MVTec AD" if any(r["dataset"]["name"] == "demo" for r in records) else "demo data")
     unofficial = dict.fromkeys(r["dataset"]["category"] for r in records if r["dataset"]["official_split"] is False)
     if unofficial:
         found.append(f"not the official split: {', '.join(unofficial)}")
@@ -195,29 +255,51 @@ def title_warnings(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
-    """Provenance that all records share, each fact once."""
+def distinct(values: Sequence[Any]) -> str:
+    """The distinct values, in order, as one phrase."""
+    return ", ".join(dict.fromkeys(str(v) for v in values))
 
-    def distinct(values: Sequence[Any]) -> str:
-        return ", ".join(dict.fromkeys(str(v) for v in values))
 
-    def code(environment: Record) -> str:
+def code_facts(environments: Sequence[Mapping[str, Any]]) -> str:
+    """Versions, commits and machines of some records, each once."""
+
+    def code(environment: Mapping[str, Any]) -> str:
         commit = environment["commit"]
         where = f" at commit {commit[:12]}{' with changes' if environment['dirty'] else ''}" if commit else ""
         return f"padim-bench {environment['versions']['padim-bench']}{where}"
 
-    environments = [r["environment"] for r in records]
-    sizes = dict.fromkeys(size for r in records for size in r["dataset"]["image_sizes"])
-    image_level = dict.fromkeys(r["dataset"]["category"] for r in records if not r["dataset"]["has_masks"])
-    facts = [
-        f"protocol {distinct([r['config']['protocol']['name'] for r in records])}, "
-        f"pixels compared at {distinct([r['dataset']['resolution'] for r in records])}",
-        f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",
+    return (
         f"code: {distinct([code(e) for e in environments])}; "
         f"torch {distinct([e['versions']['torch'] for e in environments])}, "
         f"timm {distinct([e['versions']['timm'] for e in environments])}; "
-        f"{distinct([e['cpu'] for e in environments])}, {distinct([r['config']['threads'] for r in records])} threads",
+        f"{distinct([e['cpu'] for e in environments])}"
+    )
+
+
+def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
+    """Provenance that all records share, each fact once."""
+    sizes = dict.fromkeys(size for r in records for size in r["dataset"]["image_sizes"])
+    image_level = dict.fromkeys(r["dataset"]["category"] for r in records if not r["dataset"]["has_masks"])
+    weights = {r["weights"]["label"]: r["weights"]["note"] for r in records}
+    protocols = list(dict.fromkeys(r["config"]["protocol"]["name"] for r in records))
+    facts = [
+        f"protocol {', '.join(protocols)}; pixels compared at {distinct([r['dataset']['resolution'] for r in records])}"
+        if len(protocols) <= 5
+        else f"{len(protocols)} protocols, all of whose choices are in the records",
+        f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",
+        f"{code_facts([r['environment'] for r in records])}, {distinct([r['config']['threads'] for r in records])} "
+        "threads",
     ]
+    scenes = [r for r in records if r["dataset"]["kind"] == "scene"]
+    if scenes:
+        of_model = {r["dataset"]["category"]: r["dataset"] for r in scenes}.values()
+        steps = distinct(["every" if r["config"]["every"] == 1 else f"one in {r['config']['every']}" for r in scenes])
+        facts.append(
+            f"frames: {steps} of each clip; {sum(d['n_train'] for d in of_model)} for training, "
+            f"{sum(d['n_test'] for d in of_model)} for testing; AUROC from histograms, within "
+            f"{100 * max(r['extra']['pixel_auroc_error_bound'] for r in scenes if r['extra']):.1g} points of exact"
+        )
+    facts += [f"weights: {label}{f' ({note})' if note else ''}" for label, note in weights.items()]
     if image_level:
         facts.append(f"without ground-truth masks, image level only: {', '.join(image_level)}")
     return tuple(facts)

@@ -285,7 +285,7 @@ def test_results_in_a_read_only_folder_are_refused(cli: CommandLine, tiny: Path,
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"schema": 1, "id"', "[]", "{}", '{"schema": 1}', '{"schema": 1, "id": "a"}', '{"schema": 99}']
+    "text", ["", '{"schema": 2, "id"', "[]", "{}", '{"schema": 2}', '{"schema": 2, "id": "a"}', '{"schema": 99}']
 )
 def test_a_file_among_the_records_that_is_none_is_refused(
     cli: CommandLine, tiny: Path, tmp_path: Path, text: str
@@ -409,7 +409,7 @@ def test_no_number_of_an_invalid_run_enters_a_table(
     monkeypatch.setattr(torch.linalg, "inv", _garbage)
     invalid = records("bottle")
     assert (valid[0]["status"], invalid[0]["status"]) == ("ok", "invalid")
-    table = build_table(load_spec("table3"), {"R18-Rd100": [*invalid, *valid]}, {})
+    table = build_table(load_spec("table3"), {"R18-Rd100": [[*invalid, *valid]]}, {})
     cells = {c.row: c for c in table.cells if c.metric == "pro"}
     assert (cells["bottle"].ours, cells["bottle"].records, cells["bottle"].verdict) == (None, (), "")
     assert cells["object"].ours is None

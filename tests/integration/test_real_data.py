@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from padim_bench import STRATEGIES, Backbone, PaDiM, StrategyInvalidError, create_backbone, evaluate, load_images, mvtec
 from padim_bench.cli import main
+from padim_bench.harness.runner import ModelSpec, Settings, model_config, plan, run
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.weights import resolve_weights
+from padim_bench.protocols import get_protocol
 
 pytestmark = pytest.mark.data
 
@@ -36,14 +40,14 @@ def runs(
     """All exact strategies over a category, through the command line, from one backbone pass."""
 
     @cache
-    def run(category: str) -> list[dict[str, object]]:
+    def run_all(category: str) -> list[dict[str, object]]:
         results = tmp_path_factory.mktemp("results")
         options = ["--categories", category, "--backbone", "resnet18", "--n-features", "100", "--seed", "1024"]
         options += ["--strategy", ",".join(EXACT), "--data", str(real_data), "--weights", str(real_weights)]
         assert main(["run", *options, "--threads", "2", "--results", str(results)]) == 0
         return [json.loads(p.read_text()) for p in sorted((results / "records").glob("*.json"))]
 
-    return run
+    return run_all
 
 
 @pytest.mark.parametrize("category", list(EXPECTED))
@@ -64,6 +68,47 @@ def test_published_protocol_gives_the_independent_numbers(
                 assert 100 * value == pytest.approx(expected, abs=0.05), (key, record["config"]["strategy"])
         assert record["residual"] < 2e-5
         assert record["clamped"] == 0
+
+
+def test_seeds_and_single_choices_move_grid_as_independently_measured(
+    real_data: Path, real_weights: Path, tmp_path: Path
+) -> None:
+    """PRO of grid in percent, from an independent implementation: by seed, and with one choice changed at seed 1024."""
+    paper, weights = get_protocol("paper"), resolve_weights("resnet18", real_weights)
+    by_seed = {0: 88.06, 1: 80.23, 2: 80.98, 1024: 83.88}
+    by_choice = {
+        paper.vary(sigma=0.0): 76.93,
+        paper.vary(sigma=2.0): 80.84,
+        paper.vary(epsilon=0.1): 74.59,
+        paper.vary(map_interpolation="bilinear"): 84.08,
+        paper.vary(crop=None): 84.85,
+    }
+    expected = {ModelSpec(weights, seed=seed): pro for seed, pro in by_seed.items()}
+    expected |= {ModelSpec(weights, seed=1024, protocol=protocol): pro for protocol, pro in by_choice.items()}
+    expected[ModelSpec(weights, n_features=None, reduction="none")] = 92.04
+    settings = Settings(paper, threads=2)
+    outcomes = run(plan([mvtec(real_data, "grid")], list(expected), settings), tmp_path)
+    found = {replace(o.config, dataset="", category=""): 100 * o.record["metrics"]["pro"] for o in outcomes}
+    for model, pro in expected.items():
+        assert found[model_config(model, settings)] == pytest.approx(pro, abs=0.02), model
+
+
+def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, tmp_path: Path) -> None:
+    options = ["--backbones", "wide_resnet50_2,tf_efficientnet_b5", "--weights", "random", "--categories", "bottle"]
+    options += ["--data", str(real_data), "--threads", "2", "--results", str(tmp_path)]
+    assert main(["reproduce", "table3", "table5", *options]) == 0
+    records = {r["config"]["backbone"]: r for r in (json.loads(p.read_text()) for p in tmp_path.glob("records/*.json"))}
+    assert records["wide_resnet50_2"]["embedding"]["n_features"] == 550
+    assert records["tf_efficientnet_b5"]["embedding"]["n_features"] == 344
+    for record in records.values():
+        assert (record["status"], record["embedding"]["grid"]) == ("ok", [56, 56])
+        assert record["residual"] < 2e-5
+    for name in ("table3", "table5"):
+        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        assert "UNTRAINED RANDOM WEIGHTS" in text.splitlines()[0]
+        for model in ("WR50-Rd550", "EfficientNet-B5"):
+            assert model in text
+        assert "R18-Rd100: not run: not asked for" in text
 
 
 def test_float16_storage_costs_no_accuracy(real_data: Path, real_weights: Path) -> None:

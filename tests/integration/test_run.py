@@ -161,7 +161,7 @@ def test_a_record_holds_its_provenance_and_nothing_personal(cli: CommandLine, ti
     reply = cli(*RUN, "--data", tiny, "--categories", "bottle", "--results", tmp_path, "--json")
     text = Path(reply.runs[0]["record"]).read_text()
     record = json.loads(text)
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["status"] == "ok"
     assert record["dataset"]["split_digest"] == split_digest(mvtec(tiny, "bottle"))
     assert {k: record["dataset"][k] for k in ("name", "category", "n_train", "n_test", "n_anomalous")} == {

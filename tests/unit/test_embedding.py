@@ -42,7 +42,8 @@ def test_any_dividing_grids_and_any_layer_order(a: int, b: int, seed: int, data:
     size = embedding.grid
     assert size == (4 * a, 4 * b)
     whole = torch.cat([functional.interpolate(f, size=size, mode="nearest") for f in features], dim=1)
-    assert torch.equal(embedding.embed(features), whole[:, list(kept)])
+    assert sorted(embedding.channels) == sorted(kept)
+    assert torch.equal(embedding.embed(features), whole[:, list(embedding.channels)])
 
 
 def test_channels_are_those_of_the_popular_script() -> None:

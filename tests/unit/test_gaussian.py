@@ -127,7 +127,7 @@ def test_one_image_and_nan_are_refused() -> None:
     fitted = fit_gaussians(moments_of(features(4)), epsilon=0.01)
     with pytest.raises(PadimBenchError, match="image 2 of the batch"):
         fitted.squared_distances(
-            [p.index_fill(0, torch.tensor([2]), float("nan")) for p in EMBEDDING.select(features(3))]
+            [p.index_fill(1, torch.tensor([2]), float("nan")) for p in EMBEDDING.select(features(3))]
         )
 
 

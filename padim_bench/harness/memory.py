@@ -1,0 +1,312 @@
+"""Bytes of a model (Table VIII): the paper's arithmetic, what is really stored, and peaks of a fresh process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.harness.environment import PeakMemory
+from padim_bench.harness.records import Record, to_json
+
+N_SCORED = 16
+
+
+@dataclass(frozen=True)
+class AnalyticRule:
+    """One reading of "CNN and Gaussian parameters, in float32" (section V-D).
+
+    Attributes:
+        key: its name.
+        title: as in a table.
+        with_cnn: whether all parameters of the CNN count, its classifier included.
+        unit_bytes, unit: what a figure is counted in.
+    """
+
+    key: str
+    title: str
+    with_cnn: bool
+    unit_bytes: int
+    unit: str
+
+
+def analytic_rules() -> tuple[AnalyticRule, ...]:
+    """The readings that explain at least one printed figure; none explains all."""
+    return (
+        AnalyticRule("gaussians", "Gaussians", with_cnn=False, unit_bytes=10**9, unit="GB"),
+        AnalyticRule("gaussians+cnn", "Gaussians + full CNN", with_cnn=True, unit_bytes=10**9, unit="GB"),
+        AnalyticRule("gaussians+cnn-binary", "Gaussians + full CNN", with_cnn=True, unit_bytes=1 << 30, unit="GiB"),
+    )
+
+
+def analytic_bytes(arch_params: int, positions: int, d: int, rule: AnalyticRule) -> int:
+    """Float32 bytes of ``positions`` means and dense inverse covariances of ``d`` dimensions, by a rule.
+
+    ``arch_params`` is the number of parameters of the whole CNN, from :func:`full_parameters`.
+    """
+    return 4 * (positions * (d + d * d) + (arch_params if rule.with_cnn else 0))
+
+
+@cache
+def full_parameters(arch: str) -> int:
+    """Parameters of a timm architecture, classifier included; nothing is allocated."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(arch, pretrained=False)
+    return sum(p.numel() for p in model.parameters())
+
+
+def analytic_figures(
+    models: Iterable[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every rule for every model on every dataset's grid, for the table.
+
+    Args:
+        models: with "title", "arch" and "n_features".
+        datasets: with "title" and "grid", the side of the grid of positions.
+
+    Returns:
+        Rows with model, dataset, grid, rule, rule_title, unit, bytes, and value in that unit.
+    """
+    rows = []
+    for model in models:
+        for dataset in datasets:
+            for rule in analytic_rules():
+                size = analytic_bytes(full_parameters(model["arch"]), dataset["grid"] ** 2, model["n_features"], rule)
+                rows.append(
+                    {
+                        "model": model["title"],
+                        "dataset": dataset["title"],
+                        "grid": dataset["grid"],
+                        "rule": rule.key,
+                        "rule_title": rule.title,
+                        "unit": rule.unit,
+                        "bytes": size,
+                        "value": size / rule.unit_bytes,
+                    }
+                )
+    return rows
+
+
+def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> int:
+    """Bytes of the state and the means that a strategy really stores.
+
+    Found by fitting one position to random data of ``n`` images, so it holds for any strategy of the
+    registry, whatever it says of itself.
+
+    Raises PadimBenchError for an unknown strategy or dtype, or fewer than 2 images.
+    """
+    try:
+        return _one_position(strategy, dtype, n, d) * positions
+    except StrategyInvalidError:
+        if strategy != "explicit-lu":
+            raise
+        # Where batched LU is wrong nothing can be fitted with it; it stores what "explicit" does.
+        return _one_position("explicit", dtype, n, d) * positions
+
+
+@cache
+def _one_position(strategy: str, dtype: str, n: int, d: int) -> int:
+    import torch
+
+    from padim_bench.harness.runner import torch_threads
+    from padim_bench.padim.embedding import PatchEmbedding
+    from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+
+    embedding = PatchEmbedding((d,), ((1, 1),), tuple(range(d)))
+    moments = TrainingMoments(embedding, torch.float64, memory_limit=1 << 62)
+    # Of small variance beside epsilon, so that the narrowest dtype passes the guard: only shapes matter here.
+    generator = torch.Generator().manual_seed(0)
+    moments.update(embedding.select([0.01 * torch.randn(n, d, 1, 1, generator=generator)]))
+    with torch_threads(1):  # of one matrix there is little to share
+        return fit_gaussians(moments, epsilon=0.01, strategy=strategy, storage=dtype).state_bytes
+
+
+def stored_states(
+    models: Iterable[Mapping[str, Any]],
+    datasets: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+    *,
+    strategies: Sequence[str],
+    dtypes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """:func:`state_bytes` of every combination, for the table.
+
+    Args:
+        models, datasets: as for :func:`analytic_figures`.
+        counts: number of training images by category.
+        strategies, dtypes: names.
+
+    Returns:
+        Rows with model, dataset, grid, category, n_train, strategy, strategy_used, dtype and bytes.
+    """
+    from padim_bench.padim.strategies import get_strategy
+
+    return [
+        {
+            "model": model["title"],
+            "dataset": dataset["title"],
+            "grid": dataset["grid"],
+            "category": category,
+            "n_train": n,
+            "strategy": strategy,
+            "strategy_used": get_strategy(strategy, n, model["n_features"]).name,
+            "dtype": dtype,
+            "bytes": state_bytes(strategy, dtype, n, model["n_features"], dataset["grid"] ** 2),
+        }
+        for model in models
+        for dataset in datasets
+        for category, n in counts.items()
+        for strategy in strategies
+        for dtype in dtypes
+    ]
+
+
+def measure_peak(
+    category_root: Path | str,
+    category_name: str,
+    arch: str,
+    weights: str | None = None,
+    *,
+    n_features: int | None = 100,
+    seed: int = 0,
+    strategy: str = "auto",
+    dtype: str = "float32",
+    protocol: str = "paper",
+    threads: int = 1,
+    batch_size: int = 32,
+    timeout_s: float = 3600,
+) -> Record:
+    """Peak resident memory of one fit and the scoring of up to 16 test images, in a fresh process.
+
+    Args:
+        category_root, category_name: a dataset in MVTec layout and one of its categories.
+        arch: timm name, with or without tag.
+        weights: as for ``resolve_weights``: a file, a directory, "random", or None.
+        n_features, seed, strategy, dtype, protocol: of the model.
+        threads: of torch.
+        batch_size: images decoded and run through the backbone at a time.
+        timeout_s: after which the process is ended.
+
+    Returns:
+        A record of kind "memory": ``peaks`` in bytes {"imports", "backbone", "end"}, each the largest
+        resident memory up to then, ``state_bytes``, ``strategy_used``, with configuration and environment.
+
+    Raises:
+        PadimBenchError: with the last line of what the process complained of.
+    """
+    asked = {
+        "root": str(category_root),
+        "category": category_name,
+        "arch": arch,
+        "weights": weights,
+        "n_features": n_features,
+        "seed": seed,
+        "strategy": strategy,
+        "dtype": dtype,
+        "protocol": protocol,
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+    command = [sys.executable, "-m", "padim_bench.harness.memory", json.dumps(asked)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise PadimBenchError(f"measuring memory of {category_name} took more than {timeout_s:g} s") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        ended = (
+            f"ended by {signal.Signals(-done.returncode).name}, most likely for want of memory"
+            if done.returncode < 0
+            else (lines or [f"exit code {done.returncode}"])[-1]
+        )
+        raise PadimBenchError(f"measuring memory of {category_name}: {ended}")
+    record: Record = json.loads(done.stdout.splitlines()[-1])
+    return record
+
+
+def _measure(asked: dict[str, Any]) -> Record:
+    """What :func:`measure_peak` asks of the process it starts. Everything heavy is imported first."""
+    import timm  # noqa: F401 - imported late otherwise, and no part of a backbone's memory
+    import torch
+
+    from padim_bench.data.loading import split_digest
+    from padim_bench.data.mvtec import mvtec
+    from padim_bench.data.transforms import prepare_image, read_image
+    from padim_bench.harness.config import RunConfig, normalised
+    from padim_bench.harness.timing import describe
+    from padim_bench.padim.backbones import create_backbone
+    from padim_bench.padim.model import PaDiM
+    from padim_bench.protocols import get_protocol
+
+    memory = PeakMemory()
+    torch.set_num_threads(asked["threads"])
+    category = mvtec(asked["root"], asked["category"])
+    protocol = get_protocol(asked["protocol"])
+    digest = split_digest(category, threads=asked["threads"])
+    peaks = {"imports": memory.read()["peak_rss_bytes"]}
+
+    backbone = create_backbone(asked["arch"], asked["weights"])
+    peaks["backbone"] = memory.read()["peak_rss_bytes"]
+
+    def batch(samples: Sequence[Any]) -> torch.Tensor:
+        images = [
+            prepare_image(read_image(s.image)[0], protocol, s.image.relative_to(category.root).as_posix())
+            for s in samples
+        ]
+        return torch.stack([torch.from_numpy(image) for image in images])
+
+    def batches(samples: Sequence[Any]) -> Iterable[torch.Tensor]:
+        size = asked["batch_size"]
+        return (batch(samples[i : i + size]) for i in range(0, len(samples), size))
+
+    model = PaDiM(
+        backbone,
+        protocol=protocol,
+        **{key: asked[key] for key in ("n_features", "seed", "strategy", "dtype")},
+    )
+    model.fit(batches(category.train))
+    scored = category.test[:N_SCORED]
+    for images in batches(scored):
+        model.score(images)
+    peaks["end"] = memory.read()["peak_rss_bytes"]
+
+    weights = backbone.weights
+    config = RunConfig(
+        dataset=category.dataset,
+        category=category.name,
+        backbone=weights.arch,
+        weights=weights.label,
+        layers=backbone.layers,
+        protocol=protocol,
+        compute_dtype=model.compute_dtype,
+        **{key: asked[key] for key in ("n_features", "seed", "strategy", "dtype", "threads", "batch_size")},
+    )
+    config = normalised(config, sum(backbone.channels))
+    return describe("memory", config, {"n_scored": len(scored)}, category, weights, digest) | {
+        "strategy_used": model.gaussians.strategy.name,
+        "state_bytes": model.gaussians.state_bytes,
+        "n_train": len(category.train),
+        "peaks": peaks,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        answer = _measure(json.loads(sys.argv[1]))
+    except PadimBenchError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    print()  # whatever a library has printed stands on lines of its own
+    print(to_json(answer, indent=None))

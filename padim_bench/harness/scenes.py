@@ -1,0 +1,197 @@
+"""ShanghaiTech Campus, scene by scene (the paper's Table IV), in memory that does not grow with the frames.
+
+Training frames stream through the backbone into moments, which are folded past the memory limit; test
+frames stream into histograms of their scores. Nothing but the scores of frames is kept of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
+from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.evaluation import compute_metrics
+from padim_bench.harness.config import RunConfig
+from padim_bench.harness.environment import PeakMemory
+from padim_bench.harness.progress import Progress
+from padim_bench.harness.records import Record, as_read, check_writable, read_records, write_record
+from padim_bench.harness.runner import (
+    Interrupted,
+    ModelSpec,
+    Outcome,
+    Result,
+    Settings,
+    cached_backbone,
+    fit_moments,
+    make_record,
+    model_config,
+    stopwatch,
+    torch_threads,
+)
+from padim_bench.metrics.roc import StreamingROC
+from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments
+from padim_bench.padim.model import COMPUTE_DTYPES, score_features
+from padim_bench.padim.reduction import reduced_embedding
+
+
+def run_scenes(
+    scenes: Sequence[Scene],
+    models: Sequence[ModelSpec],
+    settings: Settings,
+    results: Path,
+    *,
+    every: int = 1,
+    show_progress: bool | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> list[Outcome]:
+    """Runs every model over every scene, one record each; what is on record already is not repeated.
+
+    Args:
+        scenes: from ``data.stc.stc``.
+        models: their reductions may draw, not learn: "pca" is refused.
+        settings: ``memory_limit`` bounds the features held between two foldings.
+        results: folder of records.
+        every: of each clip's frames, the first and then every so many; recorded.
+
+    Raises:
+        PadimBenchError: unreadable clips, fewer than two training frames, unfit options.
+        Interrupted: Ctrl-C; finished runs are kept.
+    """
+    check_writable(results)
+    for model in models:
+        if model.reduction == "pca" or model.fusion != "concatenate":
+            raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
+    existing = read_records(results)
+    outcomes: list[Outcome] = []
+    total = len(scenes) * len(models)
+    steps = sum(_frames((*s.train, *s.test), every) for s in scenes) * len(models)
+    try:
+        with Progress(steps, enabled=show_progress) as progress, torch_threads(settings.threads):
+            for scene in scenes:
+                digest = scene_digest(scene)
+                for model in models:
+                    config = _config(model, settings, scene, every)
+                    run_id = config.run_id(digest, model.weights.sha256)
+                    if run_id in existing:
+                        outcomes.append(Outcome(config, *existing[run_id], resumed=True))
+                        continue
+                    progress.stage(f"scene {scene.name}", config.model_name)
+                    record = _run_scene(scene, config, model, settings, digest, progress)
+                    read = as_read(record)
+                    outcomes.append(Outcome(config, write_record(results, record), read, resumed=False))
+                    if record["status"] != "ok":
+                        on_message(f"scene {scene.name} {config.model_name}: INVALID: {record['reason']}")
+    except KeyboardInterrupt as error:
+        raise Interrupted(len(outcomes), total) from error
+    return outcomes
+
+
+def _config(model: ModelSpec, settings: Settings, scene: Scene, every: int) -> RunConfig:
+    from dataclasses import replace
+
+    config = model_config(model, settings)
+    return replace(config, dataset=dataset_name(scene), category=scene.name, every=every)
+
+
+def dataset_name(scene: Scene) -> str:
+    """ "stc", or "demo-stc" for the drawn one."""
+    return "demo-stc" if (scene.root / "demo.json").is_file() else "stc"
+
+
+def _frames(clips: Sequence[Clip], every: int) -> int:
+    return sum(-(-count_frames(clip) // every) for clip in clips)
+
+
+def _batches(clips: Sequence[Clip], config: RunConfig) -> Iterator[list[Frame]]:
+    frames = chain.from_iterable(read_frames(clip, config.protocol, every=config.every) for clip in clips)
+    while batch := list(islice(frames, config.batch_size)):
+        yield batch
+
+
+def _run_scene(
+    scene: Scene, config: RunConfig, model: ModelSpec, settings: Settings, digest: str, progress: Progress
+) -> Record:
+    memory, timings = PeakMemory(settings.device), dict[str, float]()
+    backbone = cached_backbone(model.weights, config.layers, settings.device)
+    embedding = reduced_embedding(
+        backbone.channels,
+        backbone.grids(config.protocol.size),
+        config.reduction,
+        config.n_features,
+        config.seed,
+    )
+    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
+    sizes: set[str] = set()
+
+    def selected(frames: Sequence[Frame], part: str) -> list[Tensor]:
+        sizes.update(f.size for f in frames)
+        with stopwatch(timings, f"backbone_{part}", settings.device):
+            images = torch.from_numpy(np.stack([f.image for f in frames]))
+            progress.advance(len(frames))
+            return embedding.select(backbone(images))
+
+    with stopwatch(timings, "train", settings.device):  # decoding included; the backbone's share stands apart
+        for batch in _batches(scene.train, config):
+            moments.update(selected(batch, "train"))
+    n_train = moments.n
+    if n_train < 2:
+        raise PadimBenchError(f"scene {scene.name} has {n_train} training frame: lower --stc-every or add clips")
+    result = Result(timings, {}, [embedding])
+    labels: list[int] = []
+    names: list[str] = []
+    try:
+        with stopwatch(timings, "fit", settings.device):
+            result.gaussians = [fit_moments(config, moments)]
+        del moments
+        with stopwatch(timings, "test", settings.device):
+            _score_scene(scene, config, result.gaussians[0], selected, result, names, labels)
+    except StrategyInvalidError as error:
+        result.reason = str(error)
+    result.memory = memory.read()
+    dataset = {
+        "name": dataset_name(scene),
+        "category": scene.name,
+        "kind": "scene",
+        "split_digest": digest,
+        "n_train": n_train,
+        "n_test": len(names),
+        "n_anomalous": sum(labels),
+        "has_masks": True,
+        "official_split": None,
+        "image_sizes": sorted(sizes),
+        "resolution": config.protocol.resolution,
+    }
+    return make_record(config, model.weights, dataset, result, names, labels)
+
+
+def _score_scene(
+    scene: Scene,
+    config: RunConfig,
+    gaussians: PatchGaussians,
+    selected: Callable[[Sequence[Frame], str], list[Tensor]],
+    result: Result,
+    names: list[str],
+    labels: list[int],
+) -> None:
+    """Fills in metrics and scores, and the frames they are of. Pixel AUROC comes with its error bound."""
+    roc, scores = StreamingROC(), []
+    size = (config.protocol.size, config.protocol.size)
+    for batch in _batches(scene.test, config):
+        maps, maxima = score_features([(gaussians, selected(batch, "test"))], size, config.protocol)
+        masks = [np.zeros(size, dtype=bool) if f.mask is None else f.mask for f in batch]
+        roc.update(maps.cpu().numpy(), np.stack(masks))
+        scores.append(maxima.cpu())
+        names += [f"{f.clip}/{f.index}" for f in batch]
+        labels += [f.label for f in batch]
+    result.scores = torch.cat(scores)
+    metrics: dict[str, Any] = compute_metrics(np.array(labels), result.scores.numpy())
+    streamed = roc.compute()
+    result.metrics = metrics | {"pixel_auroc": streamed.value}
+    result.extra = {"pixel_auroc_error_bound": streamed.error_bound}

@@ -1,0 +1,194 @@
+"""The gaps report: published numbers side by side, and which choice of the protocol moves which number."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from padim_bench.report.render import NONE, Grid, Section, number, page
+from padim_bench.report.spec import read_paper, specs_folder
+from padim_bench.report.tables import Record, shared_facts, title_warnings
+
+# Titles of protocols and their names in records, in order.
+Steps = Sequence[tuple[str, str]]
+
+
+def gaps_pages(
+    spec: Mapping[str, Any],
+    walks: Mapping[str, Steps],
+    alone: Steps,
+    variants: Mapping[str, tuple[str, str]],
+    runs: Mapping[str, Sequence[Record]],
+    missing: Mapping[str, str],
+) -> dict[str, str]:
+    """The report as {file suffix: text}.
+
+    Args:
+        spec: ``reproduce/gaps.toml``.
+        walks: per heading, the protocols from one preset to another.
+        alone: ``paper``, and then the protocols that change one of its choices.
+        variants: per key of a PRO variant, its name and what it is.
+        runs: per model title, the records of all its protocols.
+        missing: per model title that did not run, why.
+    """
+    records = [r for of_model in runs.values() for r in of_model]
+    report = _Report(spec, runs)
+    for model in spec["models"]:
+        report.published(model)
+    main = spec["models"][0]["title"]
+    if main in runs:
+        for heading, steps in walks.items():
+            report.ablation(main, f"{main}: {heading}, one choice at a time", steps, cumulative=True)
+        report.ablation(main, f"{main}: one choice changed alone", alone, cumulative=False)
+        report.variants(main, {key: name for key, (name, _) in variants.items()})
+    cited = [f"{r['title']}: {r['source']}." for r in spec["reproductions"] if r["id"] in report.cited]
+    captions = [
+        "Percent, and points in brackets. Published values are copied as printed; means are over the categories shown "
+        "that have a value, and never compared across differing categories.",
+        *report.notes,
+        *[f"{title}: not run: {why}." for title, why in missing.items()],
+        *dict.fromkeys(cited),
+        *[f"PRO variant {name}: {what}." for name, what in variants.values() if report.has_variants],
+        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
+    ]
+    shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
+    return page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
+
+
+class _Report:
+    """Collects the grids, and the same numbers in long form."""
+
+    def __init__(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> None:
+        self.spec, self.runs = spec, runs
+        self.sections: list[Section] = []
+        self.lines: list[list[str]] = []
+        self.notes: list[str] = []
+        self.cited: set[str] = set()
+        self.has_variants = False
+        records = [r for of_model in runs.values() for r in of_model]
+        self.categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
+        self.real = all(r["dataset"]["name"] == "mvtec-ad" for r in records)
+        side = records[0]["config"]["protocol"]["resize"] if records else 0
+        if records and all(r["dataset"]["image_sizes"] == [f"{side}x{side}"] for r in records):
+            self.notes.append(
+                f"Images and masks are stored at {side}x{side} here, so how they are resized, and comparing at the "
+                "masks' own resolution, change nothing: those rows say nothing of the originals."
+            )
+
+    def values(self, title: str, protocol: str, metric: str) -> dict[str, float]:
+        """Percent by category, of valid runs."""
+        return {
+            r["dataset"]["category"]: 100 * value
+            for r in self.runs.get(title, ())
+            if r["config"]["protocol"]["name"] == protocol
+            and r["metrics"]
+            and (value := r["metrics"][metric]) is not None
+        }
+
+    def published(self, model: Mapping[str, Any]) -> None:
+        """Paper, public reproductions, and ours under each preset."""
+        folder, title = specs_folder(), model["title"]
+        paper = read_paper(folder / self.spec["paper_csv"])
+        with (folder / self.spec["reproductions_csv"]).open(encoding="utf-8", newline="") as file:
+            theirs = {(r["id"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
+        names = {r["id"]: r["title"] for r in self.spec["reproductions"]}
+        for metric in self.spec["metrics"]:
+            key = metric["key"]
+            columns: dict[str, dict[str, float]] = {}
+            if self.real:
+                columns["paper"] = {
+                    row: p.value for (m, row, k), p in paper.items() if (m, k) == (model["paper_method"], key)
+                }
+                for one in model["reproductions"]:
+                    columns[names[one]] = {row: v for (i, row, k), v in theirs.items() if (i, k) == (one, key)}
+                    self.cited |= {one} if columns[names[one]] else set()
+            for preset in self.spec["presets"]:
+                columns[f"ours: {preset}"] = self.values(title, preset, key)
+            columns = {name: found for name, found in columns.items() if any(c in found for c in self.categories)}
+            if not columns:
+                continue
+            rows = []
+            for category in self.categories:
+                rows.append([category, *(_shown(name, found.get(category)) for name, found in columns.items())])
+            shared = [c for c in self.categories if all(c in found for found in columns.values())]
+            if shared:
+                means = [_shown(n, fmean(found[c] for c in shared), 2) for n, found in columns.items()]
+                rows.append([f"mean of {', '.join(shared)}", *means])
+            section = f"{title}, {metric['title']}: published and ours"
+            self.sections.append((section, Grid(["Category", *columns], rows, frozenset({len(self.categories)}))))
+            for name, found in columns.items():
+                for category in self.categories:
+                    self.line("published", title, key, name, category, found.get(category))
+
+    def ablation(self, title: str, heading: str, steps: Steps, *, cumulative: bool) -> None:
+        """Values of each step, and the change: from the step before, or from the first."""
+        for metric in self.spec["metrics"]:
+            key, rows = metric["key"], []
+            before: dict[str, float] = {}
+            for i, (step, protocol) in enumerate(steps):
+                found = self.values(title, protocol, key)
+                if i == 0:
+                    before = found
+                row = [step]
+                for column in (*self.categories, "mean"):
+                    now, then = _of(found, column), _of(before, column)
+                    change = None if i == 0 or now is None or then is None else now - then
+                    row.append(number(now) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
+                    self.line(heading, title, key, step, column, now, change)
+                rows.append(row)
+                before = found if cumulative else before
+            if any(cell != NONE for row in rows for cell in row[1:]):
+                what = "change from the row above" if cumulative else "change from the first row"
+                header = ["Protocol", *self.categories, "mean"]
+                self.sections.append((f"{heading}: {metric['title']} ({what})", Grid(header, rows)))
+
+    def variants(self, title: str, names: Mapping[str, str]) -> None:
+        """Our exact PRO and the deviating definitions, on the same maps."""
+        found = {
+            r["dataset"]["category"]: (100 * r["metrics"]["pro"], r["extra"]["pro_variants"])
+            for r in self.runs[title]
+            if (r["extra"] or {}).get("pro_variants") and r["metrics"]["pro"] is not None
+        }
+        if not found:
+            return
+        self.has_variants = True
+        rows = [["exact (ours)", *(number(exact) for exact, _ in found.values())]]
+        for key, name in names.items():
+            row = [name]
+            for category, (exact, others) in found.items():
+                value = None if others[key] is None else 100 * others[key]
+                change = None if value is None else value - exact
+                row.append(number(value) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
+                self.line("PRO variants", title, "pro", name, category, value, change)
+            rows.append(row)
+        heading = f"{title}: PRO by other definitions, on the same maps, for explanation only"
+        self.sections.append((heading, Grid(["Definition", *found], rows, frozenset({1}))))
+
+    def line(
+        self, section: str, model: str, metric: str, row: str, category: str, value: float | None,
+        change: float | None = None,
+    ) -> None:  # fmt: skip
+        if value is not None:
+            shown = [number(value, 4), "" if change is None else f"{round(change, 4) + 0.0:+.4f}"]
+            self.lines.append([section, model, metric, row, category, *shown])
+
+    def csv(self) -> str:
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["section", "model", "metric", "row", "category", "value", "change"])
+        writer.writerows(self.lines)
+        return out.getvalue()
+
+
+def _of(values: Mapping[str, float], column: str) -> float | None:
+    if column != "mean":
+        return values.get(column)
+    return fmean(values.values()) if values else None
+
+
+def _shown(name: str, value: float | None, digits: int = 1) -> str:
+    """Published values have one digit, ours two."""
+    return number(value, 2 if name.startswith("ours") else digits)

@@ -1,0 +1,118 @@
+"""The seeds report: the spread of each category's numbers over random channels and directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from padim_bench.report.render import NONE, Grid, number, page
+from padim_bench.report.spec import read_paper, specs_folder
+from padim_bench.report.tables import Record, shared_facts, title_warnings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def seeds_frame(runs: Mapping[str, Sequence[Record]], metrics: Sequence[str]) -> pd.DataFrame:
+    """One row per valid run and metric: method, category, metric, seed, value in percent, record."""
+    import pandas as pd
+
+    rows = [
+        {
+            "method": method,
+            "category": r["dataset"]["category"],
+            "metric": metric,
+            "seed": r["config"]["seed"],
+            "value": 100 * r["metrics"][metric],
+            "record": r["id"][:12],
+        }
+        for method, records in runs.items()
+        for r in records
+        for metric in metrics
+        if r["metrics"] and r["metrics"][metric] is not None
+    ]
+    return pd.DataFrame(rows, columns=["method", "category", "metric", "seed", "value", "record"])
+
+
+def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> dict[tuple[str, str], float]:
+    """The paper's printed value by (category, metric), where it has one."""
+    if dataset != "mvtec-ad":
+        return {}
+    paper = read_paper(specs_folder() / spec["paper_csv"])
+    present = set(frame.category)
+    return {
+        (row, metric): p.value
+        for (method, row, metric), p in paper.items()
+        if method == spec["paper_method"] and row in present
+    }
+
+
+def seeds_pages(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> dict[str, str]:
+    """The report as {file suffix: text}: Markdown, CSV (every value) and LaTeX.
+
+    Args:
+        spec: ``reproduce/seeds.toml``.
+        runs: per method, the records of all its seeds and categories.
+    """
+    metrics = {m["key"]: m["title"] for m in spec["metrics"]}
+    frame = seeds_frame(runs, list(metrics))
+    records = [r for of_method in runs.values() for r in of_method]
+    printed = paper_values(spec, frame, records[0]["dataset"]["name"])
+    drawn = [m["title"] for m in spec["models"] if m["title"] != spec["reference"] and m["title"] in runs]
+    n_seeds = int(frame[frame.method.isin(drawn)].seed.nunique())
+    categories = list(dict.fromkeys(frame.category))
+    sections = []
+    for metric, title in metrics.items():
+        header = ["Category"]
+        if printed and any(m == metric for _, m in printed):
+            header.append("paper")
+        header += [spec["reference"], *drawn]
+        rows = []
+        for category in categories:
+            here = frame[(frame.metric == metric) & (frame.category == category)]
+            if here.empty:
+                continue
+            line = [category]
+            if "paper" in header:
+                line.append(number(printed.get((category, metric)), 1))
+            reference = here[here.method == spec["reference"]].value
+            line.append(number(float(reference.iloc[0])) if len(reference) else NONE)
+            line += [_spread([float(v) for v in here[here.method == method].value]) for method in drawn]
+            rows.append(line)
+        if rows:
+            sections.append((title, Grid(header, rows)))
+    captions = [
+        f"Percent, over {n_seeds} seed{'s' if n_seeds > 1 else ''}: mean ± standard deviation (smallest to largest). "
+        f"Dataset {records[0]['dataset']['name']}.",
+        f"{spec['reference']} draws nothing.",
+        *(["Paper: its R18-Rd100 of Table III; it publishes no spread by category."] if printed else []),
+        *_widest(frame, metrics, drawn),
+        "Stratified: channels drawn from each layer in proportion to its size. Semi-orthogonal: projection onto random "
+        "orthonormal directions of all channels.",
+        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
+    ]
+    shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
+    heading = f"Seeds: {spec['title']}{shout}"
+    return page(spec["name"], heading, sections, captions, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return NONE
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return number(mean)
+    sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.2f} ± {sd:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _widest(frame: pd.DataFrame, metrics: Mapping[str, str], drawn: Sequence[str]) -> list[str]:
+    """For each metric, where a draw matters most."""
+    lines = []
+    for metric, title in metrics.items():
+        groups = frame[(frame.metric == metric) & frame.method.isin(drawn)].groupby(["method", "category"], sort=False)
+        ranges = (groups.value.max() - groups.value.min()).sort_values(ascending=False, kind="stable")
+        if len(ranges):
+            method, category = ranges.index[0]
+            lines.append(f"Widest range in {title}: {category}, {method}: {ranges.iloc[0]:.2f} points.")
+    return lines

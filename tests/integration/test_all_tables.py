@@ -1,0 +1,241 @@
+"""``padim-bench reproduce`` over many tables at once: one backbone pass, gaps, versions, scenes, refusals."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import CommandLine, assert_refused, contents, record_files
+from torch import Tensor
+
+from padim_bench import Backbone
+from padim_bench.cli import main
+from padim_bench.data.stc import list_scenes, make_demo_stc, read_frames, stc
+from padim_bench.harness.records import read_records
+from padim_bench.harness.runner import ModelSpec, Settings
+from padim_bench.harness.scenes import run_scenes
+from padim_bench.metrics.roc import detection_metrics
+from padim_bench.padim.model import PaDiM
+from padim_bench.padim.weights import resolve_weights
+from padim_bench.protocols import get_protocol
+
+OPTIONS = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
+SHARED = ("table1", "table2", "table3", "table5")
+IMAGES = 12  # of grid in the tiny dataset, six of them for training
+
+
+@pytest.fixture(scope="module")
+def passes() -> list[int]:
+    """Images of every backbone pass while ``results`` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
+    """The tables that share the paper's protocol, over one category, two seeds."""
+    folder = tmp_path_factory.mktemp("all")
+    forward: Callable[[Backbone, Tensor], list[Tensor]] = Backbone.forward
+
+    def counted(self: Backbone, images: Tensor) -> list[Tensor]:
+        passes.append(len(images))
+        return forward(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backbone, "forward", counted)
+        assert (
+            main(["reproduce", *SHARED, "--seeds", "2", *OPTIONS, "--data", str(tiny), "--results", str(folder)]) == 0
+        )
+    assert (
+        main(["reproduce", "seeds", "gaps", "--seeds", "2", *OPTIONS, "--data", str(tiny), "--results", str(folder)])
+        == 0
+    )
+    return folder
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_backbone_pass_serves_tables_i_ii_iii_and_v(results: Path, passes: list[int]) -> None:
+    # Four single layers' and the sum's and all reductions' embeddings: one pass, after one blank image for the grids.
+    assert sum(n for n in passes if n > 1) == IMAGES
+    assert passes.count(1) == 1
+    shared = [r for _, r in read_records(results).values() if r["config"]["protocol"]["name"] == "paper"]
+    # Three layers, their sum, all; PCA at two sizes; three drawn reductions at two sizes with two seeds; gaps' own.
+    assert len(shared) == 5 + 2 + 3 * 2 * 2 + 1
+
+
+def test_everything_is_written_and_linked(results: Path) -> None:
+    names = (*SHARED, "seeds", "gaps")
+    assert {p.name for p in (results / "tables").iterdir()} == {
+        f"{n}.{end}" for n in names for end in ("md", "csv", "tex")
+    }
+    assert {p.name for p in (results / "figures").iterdir()} == {"seeds.svg", "seeds.png"}
+    links = re.findall(r"\]\((.*?)\)", (results / "README.md").read_text())
+    assert len(links) == len(set(links)) == 3 * len(names) + 2
+    assert all((results / link).is_file() for link in links)
+    assert (results / "figures" / "seeds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_call_repeats_nothing_and_changes_no_byte(cli: CommandLine, tiny: Path, results: Path) -> None:
+    before = contents(results)
+    command = ("reproduce", *SHARED, "seeds", "gaps", "--seeds", 2, *OPTIONS, "--data", tiny, "--results", results)
+    reply = cli(*command, "--json")
+    assert reply.code == 0
+    assert all(run["resumed"] for run in reply.runs)
+    assert {k: v[0] for k, v in contents(results).items()} == {k: v[0] for k, v in before.items()}
+
+
+def test_means_and_spread_are_those_of_the_records(results: Path) -> None:
+    found = [r for _, r in read_records(results).values()]
+    drawn = [
+        100 * r["metrics"]["pro"]
+        for r in found
+        if (r["config"]["reduction"], r["config"]["n_features"]) == ("semi-orthogonal", 200)
+    ]
+    assert len(drawn) == 2
+    row = next(
+        r
+        for r in _rows(results / "tables" / "table2.csv")
+        if (r["model"], r["metric"], r["row"]) == ("Semi-orthogonal 200", "pro", "grid")
+    )
+    assert float(row["ours"]) == pytest.approx(np.mean(drawn), abs=0.00501)
+    assert float(row["sd"]) == pytest.approx(np.std(drawn, ddof=1), abs=0.0000501)
+    assert float(row["sem"]) == pytest.approx(np.std(drawn, ddof=1) / np.sqrt(2), abs=0.0000501)
+    assert row["replicates"] == "2"
+
+
+def test_the_sum_of_layers_is_the_sum_of_what_the_layers_give_alone(results: Path) -> None:
+    by_layers = {
+        (r["config"]["fusion"], tuple(r["config"]["layers"])): r
+        for _, r in read_records(results).values()
+        if r["config"]["reduction"] == "none"
+    }
+    alone = [by_layers["concatenate", (f"layer{i}",)] for i in (1, 2, 3)]
+    added = by_layers["sum", ("layer1", "layer2", "layer3")]
+    assert [r["embedding"]["grid"] for r in alone] == [[56, 56], [28, 28], [14, 14]]
+    assert added["state_bytes"] == sum(r["state_bytes"] for r in alone)
+    for i, score in enumerate(added["scores"]):  # the maximum of a sum is at most the sum of the maxima
+        maxima = [r["scores"][i]["score"] for r in alone]
+        assert max(maxima) < score["score"] <= sum(maxima) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("preset", ["paper", "xiahaifeng1995", "anomalib"])
+def test_the_ends_of_a_walk_are_what_run_gives_under_the_presets(
+    cli: CommandLine, tiny: Path, results: Path, tmp_path: Path, preset: str
+) -> None:
+    (run,) = cli(
+        *("run", "--data", tiny, "--categories", "grid", "--backbone", "resnet18", "--weights", "random"),
+        *("--n-features", 100, "--seed", 1024, "--protocol", preset, "--threads", 2, "--results", tmp_path, "--json"),
+    ).runs
+    lines = [r for r in _rows(results / "tables" / "gaps.csv") if "one choice at a time" in r["section"]]
+    ends = [r for r in lines if r["row"] == preset or r["row"].endswith(f"= {preset}")]
+    assert {r["metric"] for r in ends} == {"image_auroc", "pixel_auroc", "pro"}
+    for row in ends:
+        assert float(row["value"]) == pytest.approx(100 * run["metrics"][row["metric"]], abs=0.00005)
+
+
+def test_pro_by_other_definitions_stands_in_the_gaps_report_alone(results: Path) -> None:
+    text = (results / "tables" / "gaps.md").read_text()
+    assert "exact (ours)" in text
+    assert "per image (RD4AD)" in text
+    for name in (*SHARED, "seeds"):
+        assert "RD4AD" not in (results / "tables" / f"{name}.md").read_text()
+
+
+def test_five_versions_of_rd_mvtec_are_averaged(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
+    assert cli("reproduce", "table6", *OPTIONS, "--data", tiny, "--results", tmp_path).code == 0
+    versions = [r for _, r in read_records(tmp_path).values()]
+    assert sorted(r["config"]["protocol"]["version"] for r in versions) == [0, 1, 2, 3, 4]
+    values = [100 * r["metrics"]["pixel_auroc"] for r in versions]
+    assert len(set(values)) == 5
+    row = next(
+        r
+        for r in _rows(tmp_path / "tables" / "table6.csv")
+        if (r["model"], r["metric"], r["row"]) == ("R18-Rd100", "pixel_auroc", "grid")
+    )
+    assert float(row["ours"]) == pytest.approx(np.mean(values), abs=0.00501)
+    assert row["replicates"] == "5"
+
+
+def test_without_shanghaitech_the_table_says_how_to_get_one(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
+    reply = cli("reproduce", "table4", *OPTIONS, "--data", tiny, "--results", tmp_path)
+    assert reply.code == 0
+    text = (tmp_path / "tables" / "table4.md").read_text()
+    assert "91.2" in text
+    assert "R18-Rd100: not run: no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC" in text
+    assert record_files(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def campus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("av")
+    return make_demo_stc(tmp_path_factory.mktemp("stc") / "campus", video=True)
+
+
+def test_scenes_run_resume_and_are_within_their_error_bound(
+    cli: CommandLine, tiny: Path, campus: Path, tmp_path: Path
+) -> None:
+    command = ("reproduce", "table4", *OPTIONS, "--data", tiny, "--results", tmp_path, "--stc", campus)
+    first = cli(*command, "--stc-every", 4, "--json")
+    assert [(run["category"], run["resumed"]) for run in first.runs] == [("01", False), ("02", False)]
+    before = contents(tmp_path)
+    again = cli(*command, "--stc-every", 4, "--json")
+    assert all(run["resumed"] for run in again.runs)
+    assert {k: v[0] for k, v in contents(tmp_path).items()} == {k: v[0] for k, v in before.items()}
+    text = (tmp_path / "tables" / "table4.md").read_text()
+    assert "one in 4 of each clip" in text
+    assert "DEMO DATA" in text.splitlines()[0]
+
+    record = next(r for _, r in read_records(tmp_path).values() if r["config"]["category"] == "01")
+    assert (record["dataset"]["n_train"], record["dataset"]["n_test"]) == (20, 12)
+    scene, protocol = stc(campus, "01"), get_protocol("paper-stc")
+    test = [frame for clip in scene.test for frame in read_frames(clip, protocol, every=4)]
+    train = [frame.image for clip in scene.train for frame in read_frames(clip, protocol, every=4)]
+    model = PaDiM("resnet18", weights="random", n_features=100, seed=1024, protocol=protocol)
+    maps, scores = model.fit(torch.from_numpy(np.stack(train))).score(
+        torch.from_numpy(np.stack([f.image for f in test]))
+    )
+    np.testing.assert_allclose([s["score"] for s in record["scores"]], scores.numpy(), rtol=1e-4)
+    masks = np.stack([frame.mask for frame in test if frame.mask is not None])
+    exact = detection_metrics(masks, maps.numpy()).auroc
+    bound = record["extra"]["pixel_auroc_error_bound"]
+    assert 0 < bound < 1e-3
+    assert record["metrics"]["pixel_auroc"] == pytest.approx(exact, abs=bound + 1e-6)
+
+
+def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:
+    model = ModelSpec(resolve_weights("resnet18", "random"), n_features=20, protocol=get_protocol("paper-stc"))
+    settings = Settings(get_protocol("paper"), threads=1, batch_size=8)
+    scenes = [stc(campus, list_scenes(campus)[1])]
+    found: list[dict[str, Any]] = []
+    for limit in (1 << 40, 1):
+        results = tmp_path / str(limit)
+        (outcome,) = run_scenes(scenes, [model], replace(settings, memory_limit=limit), results, every=8)
+        found.append(outcome.record)
+    free, bounded = ([s["score"] for s in r["scores"]] for r in found)
+    np.testing.assert_allclose(bounded, free, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (("table9",), "table9"),
+        (("table1", "--seeds", "0"), "--seeds"),
+        (("table4", "--stc", "nowhere"), "nowhere"),
+        (("table4", "--stc-every", "0"), "--stc-every"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    cli: CommandLine, tiny: Path, tmp_path: Path, arguments: tuple[str, ...], culprit: str
+) -> None:
+    assert_refused(cli("reproduce", *arguments, *OPTIONS, "--data", tiny, "--results", tmp_path), culprit)
+    assert record_files(tmp_path) == []
