@@ -358,9 +358,11 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     from padim_bench.harness.executors import open_executor
     from padim_bench.reproduction import REAL_THING, compare_strategies, demo_categories, reproduce
 
-    demo = root is None
+    scenes_alone = wanted == ["table4"] and _stc_root(arguments) is not None
+    demo = root is None and not scenes_alone
     backbones, seeds = arguments.backbones, arguments.seeds
-    if root is None:
+    categories: list[Category] = []
+    if demo:
         results = results / "demo"
         _say("no --data: running on the demo dataset, which is drawn, not photographed")
         categories = demo_categories(results, arguments.categories)
@@ -370,7 +372,7 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
         if seeds == 0:
             seeds = DEMO_SEEDS
             _say(f"demo: {seeds} seeds; --seeds N for more")
-    else:
+    elif root is not None and not scenes_alone:
         categories = _categories(root, arguments)
     scenes = _scenes(arguments, results if demo else None) if "table4" in wanted else []
     names = [name for name in wanted if name != STRATEGIES_TABLE]
@@ -394,8 +396,9 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
         if STRATEGIES_TABLE in wanted:
             parts.append(compare_strategies(categories, **shared))
     files = {name: paths for part in parts for name, paths in part.files.items()}
-    for paths in files.values():
-        output.text(paths[0].read_text(encoding="utf-8"))
+    files = {name: files[name] for name in wanted if name in files}
+    for page in (p for paths in files.values() for p in paths if p.suffix == ".md"):
+        output.text(page.read_text(encoding="utf-8"))
     output.text(f"written to {results.as_posix()}; {(results / 'README.md').as_posix()} links it all:")
     for paths in files.values():
         output.text("  " + ", ".join(p.relative_to(results).as_posix() for p in paths))
@@ -405,7 +408,7 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     outcomes = [o for part in parts for o in part.outcomes]
     output.document(
         {
-            "dataset": categories[0].dataset,
+            "dataset": categories[0].dataset if categories else "stc",
             "tables": [
                 {"name": name, "files": [p.as_posix() for p in paths]}
                 | (_table_document(tables[name]) if name in tables else {})
@@ -416,19 +419,24 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     )
 
 
+def _stc_root(arguments: argparse.Namespace) -> Path | None:
+    if arguments.stc is not None:
+        return Path(arguments.stc)
+    return Path(os.environ[STC_VARIABLE]) if os.environ.get(STC_VARIABLE) else None
+
+
 def _scenes(arguments: argparse.Namespace, demo_results: Path | None) -> list[Scene]:
     """Scenes of ShanghaiTech Campus at hand; in the demo a drawn pair, as videos where PyAV is installed."""
     from importlib.util import find_spec
 
     from padim_bench.data.stc import list_scenes, make_demo_stc, stc
 
-    root = arguments.stc or (Path(os.environ[STC_VARIABLE]) if os.environ.get(STC_VARIABLE) else None)
-    if root is None and demo_results is None:
-        return []
-    if root is None and demo_results is not None:
+    root = _stc_root(arguments)
+    if root is None:
+        if demo_results is None:
+            return []
         video = find_spec("av") is not None
         root = make_demo_stc(demo_results / f"stc-{'video' if video else 'frames'}", video=video)
-    assert root is not None
     return [stc(root, name) for name in list_scenes(root)]
 
 

@@ -21,8 +21,17 @@ from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.harness.config import RunConfig
+from padim_bench.harness.environment import environment
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
-from padim_bench.harness.records import Record, as_read, check_mergeable, to_json, write_bytes, write_text
+from padim_bench.harness.records import (
+    SCHEMA_VERSION,
+    Record,
+    as_read,
+    check_mergeable,
+    to_json,
+    write_bytes,
+    write_text,
+)
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.harness.timing import measure_timing
@@ -48,6 +57,9 @@ REAL_THING = (
     "resnet18.tv_in1k.safetensors, wide_resnet50_2.tv_in1k.safetensors, tf_efficientnet_b5.aa_in1k.safetensors."
 )
 NO_WEIGHTS = "weights not available offline"
+NOT_ASKED = "not asked for; name it with --backbones"
+# Of what can be made, what --protocol and --compare-at change: the rest is about protocols, datasets or machines.
+FOLLOW_PROTOCOL = ("table1", "table2", "table3", "table5", "seeds")
 NO_STC = "no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC"
 REPORTS = ("seeds", "gaps")
 STRATEGIES_TABLE = "strategies"
@@ -152,6 +164,8 @@ def reproduce(
         by_run.setdefault(replace(outcome.config, dataset="", category=""), []).append(outcome.record)
 
     writer = _Writer(results, on_message)
+    if settings.protocol != get_protocol("paper") and (fixed := [n for n in names if n not in FOLLOW_PROTOCOL]):
+        on_message(f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol and --compare-at say")
     for name in names:
         if name in specs and name in over_images:
             runs = {
@@ -159,27 +173,35 @@ def reproduce(
                 for title, replicates in wanted[name].items()
             }
             writer.table(specs[name], runs, _absent(specs[name].models, found))
-        elif name in specs:
-            scene_outcomes, runs = _scene_runs(wanted[name], scenes, settings, results, stc_every, on_message)
-            outcomes += scene_outcomes
-            missing = _absent(specs[name].models, found)
-            if not scenes:
-                missing |= {m.title: NO_STC for m in specs[name].models if m.title not in missing}
-            writer.table(specs[name], runs, missing)
-        elif name in wanted:
+        elif name in wanted and name not in specs:
             flat = {
                 title: [r for m in replicates for r in by_run[model_config(m, settings)]]
                 for title, replicates in wanted[name].items()
             }
             if raw[name]["layout"] == "seeds":
-                writer.seeds(raw[name], flat)
+                writer.seeds(raw[name], flat, NO_WEIGHTS if raw[name]["arch"] in found.missing else NOT_ASKED)
             else:
                 writer.gaps(raw[name], flat, _missing_of(raw[name]["models"], found))
-        elif raw[name]["layout"] == "timing":
+    unreadable: PadimBenchError | None = None  # a scene must not cost what comes after it
+    for name in (n for n in specs if n not in over_images):
+        missing = _absent(specs[name].models, found)
+        if not scenes:
+            missing |= {m.title: NO_STC for m in specs[name].models if m.title not in missing}
+        try:
+            scene_outcomes, runs = _scene_runs(wanted[name], scenes, settings, results, stc_every, on_message)
+        except PadimBenchError as error:
+            unreadable = error
+            continue
+        outcomes += scene_outcomes
+        writer.table(specs[name], runs, missing)
+    for name in names:
+        if raw[name]["layout"] == "timing":
             writer.timing(categories, found, settings, backbones, brief=brief)
         elif raw[name]["layout"] == "memory":
             writer.memory(categories, found, settings, backbones, brief=brief)
     write_text(results / "README.md", index_page(results))
+    if unreadable is not None:
+        raise unreadable
     return Reproduction(tuple(writer.tables), writer.files, tuple(outcomes))
 
 
@@ -294,14 +316,17 @@ class _Writer:
         self.tables.append(table)
         self.files[spec.name] = write_table(table, self.results)
 
-    def seeds(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> None:
+    def seeds(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]], absent: str) -> None:
+        """``absent`` says why there are no runs, if there are none."""
         records = [r for rs in runs.values() for r in rs]
         if not records:
-            self.on_message(f"{spec['name']}: {NO_WEIGHTS}; not written")
+            self.on_message(f"{spec['name']}: not written: {spec['arch']} {absent}")
             return
         self._texts(spec["name"], seeds_pages(spec, runs))
         metrics = {m["key"]: m["title"] for m in spec["metrics"]}
         frame = seeds_frame(runs, list(metrics))
+        if frame.empty:  # all runs invalid, which the page says
+            return
         printed = paper_values(spec, frame, records[0]["dataset"]["name"])
         drawn = [m["title"] for m in spec["models"] if m["title"] in runs and m["title"] != spec["reference"]]
         shout = "".join(f"\n[{w.upper()}]" for w in title_warnings(records))
@@ -312,7 +337,7 @@ class _Writer:
 
     def gaps(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]], missing: Mapping[str, str]) -> None:
         if not runs:
-            self.on_message(f"{spec['name']}: {NO_WEIGHTS}; not written")
+            self.on_message(f"{spec['name']}: not written: " + "; ".join(f"{m} {why}" for m, why in missing.items()))
             return
         walks = {f"from {w['from']} to {w['to']}": walk(w["from"], w["to"]) for w in spec["walks"]}
         named = {heading: [(s.title, s.protocol.name) for s in steps] for heading, steps in walks.items()}
@@ -331,7 +356,8 @@ class _Writer:
     ) -> None:
         """Table VII, measured on one category; time does not depend on training, so any weights will do."""
         spec, category = load_timing_spec(), _measured_category(categories)
-        records = []
+        records: list[Record] = []
+        failed: dict[str, str] = {}
         for model in spec["models"]:
             if backbones is not None and model["arch"] not in {split_name(b)[0] for b in backbones}:
                 continue
@@ -346,16 +372,15 @@ class _Writer:
                     "n_images": 10 if brief else spec["n_images"],
                 }
                 asked = chosen | {"weights": weights.sha256, "split": split_digest(category)}
-                records.append(
-                    self._measured(
-                        f"timing-{category.name}-{model['title'].lower()}-{strategy}",
-                        asked,
-                        partial(measure_timing, category, weights, **chosen, on_message=self.on_message),
-                    )
-                )
-        self._texts(spec["name"], timing_tables(spec, records))
+                name = f"timing-{category.name}-{model['title'].lower()}-{strategy}"
+                measure = partial(measure_timing, category, weights, **chosen, on_message=self.on_message)
+                try:
+                    records.append(self._measured(name, asked, measure))
+                except PadimBenchError as error:
+                    failed[f"{model['title']}, {strategy}"] = self._not_measured(name, error)
+        self._texts(spec["name"], timing_tables(spec, records, failed))
         if records:
-            self._figure(f"{spec['name']}-growth", render(growth_figure(records)))
+            self._figure(spec["name"], render(growth_figure(records)), "-growth")
 
     def memory(
         self,
@@ -375,7 +400,8 @@ class _Writer:
         by_category = stored_states(
             models[-1:], datasets[:1], counts, strategies=("auto",), dtypes=("float32", "float16")
         )
-        peaks = []
+        peaks: list[Record] = []
+        failed: dict[str, str] = {}
         for model in models:
             if backbones is not None and model["arch"] not in {split_name(b)[0] for b in backbones}:
                 continue
@@ -394,19 +420,26 @@ class _Writer:
                         "weights": weights.sha256 if weights else "random",
                         "split": split_digest(category),
                     }
+                    what = f"memory-{category.name}-{model['title'].lower()}-{strategy}-{protocol}"
                     self.on_message(f"{category.name} {model['title']} {strategy} {protocol}: measuring peak memory")
-                    peaks.append(
-                        self._measured(
-                            f"memory-{category.name}-{model['title'].lower()}-{strategy}-{protocol}",
-                            asked,
-                            partial(measure_peak, category.root, category.name, label, name, **chosen),
-                        )
-                    )
-        self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks))
+                    measure = partial(measure_peak, category.root, category.name, label, name, **chosen)
+                    try:
+                        peaks.append(self._measured(what, asked, measure))
+                    except PadimBenchError as error:
+                        failed[f"{model['title']}, {strategy}, {protocol}"] = self._not_measured(what, error)
+        self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks, failed))
+
+    def _not_measured(self, name: str, error: PadimBenchError) -> str:
+        """A measurement that fails is said to have failed, and costs no other."""
+        self.on_message(f"{name}: not measured: {error}")
+        return str(error)
 
     def _measured(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Record]) -> Record:
-        """A measurement of this very thing from ``measurements/``, or a new one kept there."""
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        """A measurement of this very thing on this machine from ``measurements/``, or a new one kept there."""
+        here = environment(str(asked.get("device", "cpu")))
+        machine = {"cpu": here["cpu"], "gpu": here.get("gpu"), "torch": here["versions"]["torch"]}
+        named = {"schema": SCHEMA_VERSION, "machine": machine, "asked": dict(asked)}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         path = self.results / "measurements" / f"{name}-{digest[:12]}.json"
         if path.is_file():
             try:
@@ -427,9 +460,9 @@ class _Writer:
             write_text(path, text)
             self.files.setdefault(name, []).append(path)
 
-    def _figure(self, name: str, files: Mapping[str, bytes]) -> None:
+    def _figure(self, name: str, files: Mapping[str, bytes], suffix: str = "") -> None:
         for kind, content in files.items():
-            path = self.results / "figures" / f"{name}.{kind}"
+            path = self.results / "figures" / f"{name}{suffix}.{kind}"
             write_bytes(path, content)
             self.files.setdefault(name, []).append(path)
 
@@ -542,7 +575,7 @@ def _missing_of(models: Sequence[Mapping[str, Any]], found: _Weights) -> dict[st
         if m["arch"] in found.missing:
             missing[m["title"]] = NO_WEIGHTS
         elif m["arch"] not in found.chosen and not m.get("stand_in_for"):
-            missing[m["title"]] = "not asked for; name it with --backbones"
+            missing[m["title"]] = NOT_ASKED
     return missing
 
 

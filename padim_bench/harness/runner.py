@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
@@ -111,9 +112,12 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
     for model in models:
         config = model_config(model, settings)
         groups.setdefault((config.protocol.image_choices, model.weights), {})[config] = None
+    # Image choices together, so that a second backbone finds the images of the first.
+    order = list(dict.fromkeys(choices for choices, _ in groups))
+    ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))
     units = []
     for category in categories:
-        for (_, weights), group in groups.items():
+        for (_, weights), group in ordered:
             configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in group)
             units.append(Unit(category, weights, configs, settings))
     return units
@@ -198,11 +202,14 @@ def run(
                 for unit in todo:
                     run_unit(unit, keep, progress)
             else:
-                futures = {executor.submit(run_unit, unit): unit for unit in todo}
+                futures = {executor.submit(_run_elsewhere, unit): unit for unit in todo}
                 try:
                     for future in as_completed(futures):
-                        for config, record in zip(futures[future].configs, future.result(), strict=True):
+                        records, error = future.result()
+                        for config, record in zip(futures[future].configs, records, strict=error is None):
                             keep(config, record)
+                        if error is not None:
+                            raise error
                         progress.advance(_steps(futures[future]))
                 finally:
                     for future in futures:
@@ -233,6 +240,20 @@ def _steps(unit: Unit) -> int:
     return 2 * images + len(unit.configs) * images
 
 
+def _run_elsewhere(unit: Unit) -> tuple[list[Record], Exception | None]:
+    """:func:`run_unit` in a worker: the records of the runs that were finished, and what ended the rest."""
+    records: list[Record] = []
+    try:
+        run_unit(unit, lambda _, record: records.append(record))
+    except Exception as error:  # it travels with what was finished, and is raised at the other end
+        return records, error
+    return records, None
+
+
+# A Dask worker may run several units in threads of one process; torch's threads and our caches are the process's.
+_one_unit = threading.Lock()
+
+
 def run_unit(
     unit: Unit,
     keep: Callable[[RunConfig, Record], None] = lambda _config, _record: None,
@@ -247,9 +268,8 @@ def run_unit(
     """
     settings, name = unit.settings, unit.category.name
     progress = progress or Progress(0, enabled=False)
-    torch.backends.cudnn.allow_tf32 = False  # a GPU's convolutions would carry errors of 1e-3 by default
     timings: dict[str, float] = {}
-    with torch_threads(settings.threads):
+    with _one_unit, torch_threads(settings.threads), full_precision():
         memory = PeakMemory(settings.device)
         progress.stage(name, "decode")
         with stopwatch(timings, "decode", settings.device):
@@ -285,6 +305,7 @@ class _Bank:
         self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
         self._channels = dict(zip(self.layers, backbone.channels, strict=True))
         self._components: dict[tuple[str, ...], Tensor] = {}
+        self._timings = timings
         # Projections, whichever they are, need all channels; a selection needs those it draws.
         everything = {"pca", "semi-orthogonal", "none"}
         kept = union_of_channels(
@@ -316,9 +337,10 @@ class _Bank:
         """The embedding of one member of a configuration; principal components are computed once per layers."""
         if config.reduction == "pca" and names not in self._components:
             whole = self._embedding(replace(config, reduction="none"), names)
-            moments = ChannelMoments(whole)
-            moments.update(self.train.select(names, whole))
-            self._components[names] = principal_components(moments)[0]
+            with stopwatch(self._timings, "principal_components"):
+                moments = ChannelMoments(whole)
+                moments.update(self.train.select(names, whole))
+                self._components[names] = principal_components(moments)[0]
         return self._embedding(config, names)
 
     def _embedding(self, config: RunConfig, names: tuple[str, ...]) -> PatchEmbedding:
@@ -361,11 +383,11 @@ def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: S
     embeddings: list[PatchEmbedding] = []
     fitted: list[PatchGaussians] = []
     try:
+        embeddings += [bank.embedding(config, names) for names in _members(config)]
         with stopwatch(timings, "fit", settings.device):
-            for names in _members(config):
-                embeddings.append(bank.embedding(config, names))
-                moments = TrainingMoments(embeddings[-1], COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
-                moments.update(bank.train.select(names, embeddings[-1]))
+            for names, embedding in zip(_members(config), embeddings, strict=True):
+                moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
+                moments.update(bank.train.select(names, embedding))
                 fitted.append(fit_moments(config, moments))
                 del moments
     except StrategyInvalidError as error:
@@ -431,7 +453,8 @@ def _record(
         "resolution": config.protocol.resolution,
     }
     names = [sample_name(category, s) for s in category.test]
-    result.timings = shared_timings | result.timings
+    shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or config.reduction == "pca"}
+    result.timings = shared | result.timings
     result.memory = peaks | {"features_peak_rss_bytes": shared_peak["peak_rss_bytes"]}
     return make_record(config, unit.weights, dataset, result, names, loaded.labels.tolist())
 
@@ -523,6 +546,17 @@ def torch_threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without TF32, by default used for a GPU's convolutions, which would carry errors of 1e-3."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from padim_bench.harness.runner import (
     Settings,
     cached_backbone,
     fit_moments,
+    full_precision,
     make_record,
     model_config,
     stopwatch,
@@ -73,7 +74,7 @@ def run_scenes(
     total = len(scenes) * len(models)
     steps = sum(_frames((*s.train, *s.test), every) for s in scenes) * len(models)
     try:
-        with Progress(steps, enabled=show_progress) as progress, torch_threads(settings.threads):
+        with Progress(steps, enabled=show_progress) as progress, torch_threads(settings.threads), full_precision():
             for scene in scenes:
                 digest = scene_digest(scene)
                 for model in models:

@@ -22,7 +22,7 @@ from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import environment
 from padim_bench.harness.memory import state_bytes
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read
-from padim_bench.harness.runner import stopwatch, torch_threads
+from padim_bench.harness.runner import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone, layer_names
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
@@ -137,7 +137,6 @@ def measure_timing(
             f"{category.name} has {len(category.train)} training and {len(category.test)} test images, and {n_images} "
             "are to be timed: timing needs at least 2, 1 and 1"
         )
-    torch.backends.cudnn.allow_tf32 = False  # as in every run
     config = _config(
         category,
         weights,
@@ -150,7 +149,7 @@ def measure_timing(
         device=device,
         threads=threads,
     )
-    with torch_threads(threads):
+    with torch_threads(threads), full_precision():
         digest = split_digest(category, threads=threads)
         rig = _rig(category, weights, config)
         config = rig.config

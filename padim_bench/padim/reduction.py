@@ -23,7 +23,6 @@ REDUCTIONS = {
     "semi-orthogonal": "projection onto random orthonormal directions (Kim et al., arXiv:2105.14737)",
     "pca": "projection onto the principal components of all training embeddings, positions pooled, not whitened",
 }
-SEEDED = ("random", "stratified", "semi-orthogonal")
 
 
 def check_reduction(reduction: str, n_channels: int, n_features: int | None, seed: int) -> None:

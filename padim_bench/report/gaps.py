@@ -49,6 +49,7 @@ def gaps_pages(
         "Percent, and points in brackets. Published values are copied as printed; means are over the categories shown "
         "that have a value, and never compared across differing categories.",
         *report.notes,
+        *[f"INVALID and left out: {', '.join(invalid)}." for invalid in [_invalid(records)] if invalid],
         *[f"{title}: not run: {why}." for title, why in missing.items()],
         *dict.fromkeys(cited),
         *[f"PRO variant {name}: {what}." for name, what in variants.values() if report.has_variants],
@@ -128,13 +129,14 @@ class _Report:
         for metric in self.spec["metrics"]:
             key, rows = metric["key"], []
             before: dict[str, float] = {}
-            for i, (step, protocol) in enumerate(steps):
-                found = self.values(title, protocol, key)
+            by_step = [self.values(title, protocol, key) for _, protocol in steps]
+            shared = [c for c in self.categories if all(c in found for found in by_step)]
+            for i, ((step, _), found) in enumerate(zip(steps, by_step, strict=True)):
                 if i == 0:
                     before = found
                 row = [step]
                 for column in (*self.categories, "mean"):
-                    now, then = _of(found, column), _of(before, column)
+                    now, then = _of(found, column, shared), _of(before, column, shared)
                     change = None if i == 0 or now is None or then is None else now - then
                     row.append(number(now) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
                     self.line(heading, title, key, step, column, now, change)
@@ -183,10 +185,17 @@ class _Report:
         return out.getvalue()
 
 
-def _of(values: Mapping[str, float], column: str) -> float | None:
+def _invalid(records: Sequence[Record]) -> list[str]:
+    return [
+        f"{r['dataset']['category']} under {r['config']['protocol']['name']}" for r in records if r["status"] != "ok"
+    ]
+
+
+def _of(values: Mapping[str, float], column: str, shared: Sequence[str]) -> float | None:
+    """A category's value, or the mean over the categories that every step has."""
     if column != "mean":
         return values.get(column)
-    return fmean(values.values()) if values else None
+    return fmean(values[c] for c in shared) if shared else None
 
 
 def _shown(name: str, value: float | None, digits: int = 1) -> str:

@@ -24,6 +24,7 @@ def memory_tables(
     states: Sequence[Row],
     by_category: Sequence[Row],
     peaks: Sequence[Record],
+    failed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs).
 
@@ -33,6 +34,7 @@ def memory_tables(
         states: from ``harness.memory.stored_states``, of one number of images.
         by_category: the same, of each category's number of images, on one grid.
         peaks: records of ``harness.memory.measure_peak``.
+        failed: peaks that could not be measured, and why.
     """
     sections = [("Printed and computed, in GB", _printed_grid(spec, analytic))]
     if states:
@@ -46,6 +48,7 @@ def memory_tables(
         sections.append(("Peak resident memory of a process that trains and scores, in GB", _peaks_grid(peaks)))
     heading = f"Table {spec['number']}: {spec['title']}" + "".join(f" [{w.upper()}]" for w in title_warnings(peaks))
     captions = _captions(spec, analytic, peaks)
+    captions += [f"Peak of {what}: not measured: {why}." for what, why in (failed or {}).items()]
     return page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, peaks))
 
 
@@ -129,6 +132,7 @@ def _peaks_grid(peaks: Sequence[Record]) -> Grid:
         "Strategy",
         "Storage",
         "Images",
+        "Pixels",
         "State",
         "After imports",
         "After backbone",
@@ -144,10 +148,17 @@ def _peaks_grid(peaks: Sequence[Record]) -> Grid:
                 config["strategy"] if config["strategy"] == used else f"{config['strategy']} ({used})",
                 config["dtype"],
                 str(r["n_train"]),
+                _pixels(config["protocol"]),
                 *[figure3(v, 1e-9) for v in (r["state_bytes"], *r["peaks"].values())],
             ]
         )
     return Grid(header, rows)
+
+
+def _pixels(protocol: Mapping[str, Any]) -> str:
+    """Size of the images that the backbone sees."""
+    side = protocol["crop"] or protocol["resize"]
+    return f"{side} x {side}"
 
 
 def _captions(spec: Mapping[str, Any], analytic: Sequence[Row], peaks: Sequence[Record]) -> list[str]:
@@ -175,7 +186,8 @@ def _captions(spec: Mapping[str, Any], analytic: Sequence[Row], peaks: Sequence[
     if peaks:
         lines += [
             f"Peaks. {coverage(peaks)} A fresh process each; largest resident memory up to then, "
-            "the interpreter and its libraries included; at the end: after training on all images and scoring "
+            "the interpreter and its libraries included; pixels: 224 x 224 as for MVTec AD, 256 x 256 as for STC; "
+            "at the end: after training on all images and scoring "
             f"{', '.join(dict.fromkeys(str(r['config']['n_scored']) for r in peaks))} test images in batches of up to "
             f"{', '.join(dict.fromkeys(str(r['config']['batch_size']) for r in peaks))}.",
             *dict.fromkeys(f"{r['model_name']}: weights {r['weights']['label']}." for r in peaks),
@@ -194,6 +206,7 @@ def _csv(
     """One line per number: the paper's in its GB, everything else in bytes."""
     out = io.StringIO()
     columns = ["table", "part", "model", "dataset", "category", "grid", "n_train", "strategy", "strategy_used", "dtype"]
+    columns += ["protocol"]
     columns += ["quantity", "value", "unit", "fits_printed", "provenance", "record"]
     writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -220,6 +233,7 @@ def _csv(
             "strategy": config["strategy"],
             "strategy_used": row["strategy_used"],
             "dtype": config["dtype"],
+            "protocol": config["protocol"]["name"],
             "unit": "B",
             "provenance": f"weights {row['weights']['label']}; {machine(row)}",
             "record": row["id"][:12],

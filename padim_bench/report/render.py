@@ -190,20 +190,22 @@ def caption(table: Table) -> list[str]:
     """All that a reader needs to judge the numbers, one fact a line."""
     spec = table.spec
     full = max((c.full for c in table.cells if c.row == "all"), default=0)
-    lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} categories."] if full else []
+    members = "scenes" if spec.dataset == "stc" else "categories"
+    lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)
         judged = [c for c in table.cells if c.verdict and c.row in table.categories] or [
             c for c in table.cells if c.verdict
         ]
         within = sum(c.verdict == "within" for c in judged)
+        by_category = any(c.printed for c in table.cells if c.row in table.categories)
         lines.append(
-            "Paper: arXiv:2011.08785; means are recomputed over the same categories. "
+            f"Paper: arXiv:2011.08785{'; means are recomputed over the same categories' if by_category else ''}. "
             f"Tolerance in points: {tolerances}; {within} of {len(judged)} cells within, * those outside."
         )
     elif table.comparable and full:
         lines.append(
-            "Paper: arXiv:2011.08785, which prints means over all categories only: with some of them no difference is "
+            f"Paper: arXiv:2011.08785, which prints means over all {members} only: with some of them no difference is "
             "drawn."
         )
     for (method, row, metric), printed in spec.paper.items() if table.comparable else ():
@@ -223,11 +225,13 @@ def caption(table: Table) -> list[str]:
 
 def _judged(table: Table, claim: Claim) -> str:
     """Whether a claim of the paper's text holds of our means; said with the gap, not just yes or no."""
-    better, worse = (table.cell(model, claim.metric, "all") for model in (claim.better, claim.worse))
-    if better is None or worse is None or better.ours is None or worse.ours is None:
+    cells = [table.cell(model, claim.metric, "all") for model in (claim.better, *claim.worse)]
+    found = [(c, c.ours) for c in cells if c is not None and c.ours is not None]
+    if len(found) < len(cells) or len({c.present for c, _ in found}) > 1:
         return ""
-    gap = better.ours - worse.ours
-    holds = "holds" if gap >= claim.margin else "does not hold"
+    (better, ours), *others = found
+    gap = ours - max(value for _, value in others)
+    holds = "holds" if gap > 0 else "does not hold"
     title = next(m.title for m in table.spec.metrics if m.key == claim.metric)
     return f"Claim: {claim.text}: {holds} here ({title}, {better.present} of {better.full}: {gap:+.2f} points)."
 

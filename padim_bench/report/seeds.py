@@ -87,6 +87,7 @@ def seeds_pages(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -
         f"{spec['reference']} draws nothing.",
         *(["Paper: its R18-Rd100 of Table III; it publishes no spread by category."] if printed else []),
         *_widest(frame, metrics, drawn),
+        *_invalid(runs),
         "Stratified: channels drawn from each layer in proportion to its size. Semi-orthogonal: projection onto random "
         "orthonormal directions of all channels.",
         *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
@@ -104,6 +105,16 @@ def _spread(values: Sequence[float]) -> str:
         return number(mean)
     sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return f"{mean:.2f} ± {sd:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _invalid(runs: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Runs that gave no numbers, each method in a line."""
+    lines = []
+    for method, records in runs.items():
+        found = [f"{r['dataset']['category']} seed {r['config']['seed']}" for r in records if r["status"] != "ok"]
+        if found:
+            lines.append(f"{method}: INVALID and left out: {', '.join(found)}.")
+    return lines
 
 
 def _widest(frame: pd.DataFrame, metrics: Mapping[str, str], drawn: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from padim_bench.errors import PadimBenchError
 
-SEEDED = ("random", "stratified", "semi-orthogonal")
+SEEDED = ("random", "stratified", "semi-orthogonal")  # reductions that draw
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,12 @@ class TableMetric:
 
 @dataclass(frozen=True)
 class Claim:
-    """ "``better`` is at least ``margin`` points above ``worse``", as the paper's text has it of a metric's mean."""
+    """ "``better`` is above ``worse``", as the paper's text has it of a metric's mean; of several, above the best."""
 
     text: str
     metric: str
     better: str
-    worse: str
-    margin: float = 0.0
+    worse: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def load_spec(name: str) -> TableSpec:
             seeds=raw.get("seeds", 0),
             versions=raw.get("versions", 0),
             notes=tuple(raw.get("notes", ())),
-            claims=tuple(Claim(**c) for c in raw.get("claims", ())),
+            claims=tuple(Claim(**c | {"worse": tuple(c["worse"])}) for c in raw.get("claims", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _invalid(path, error) from error

@@ -9,17 +9,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
+from padim_bench.report.spec import SEEDED, Printed, TableMetric, TableModel, TableSpec
 
 Record = dict[str, Any]
 # The records of one model: a list per replicate (seed or dataset version), each with one record per category.
 Replicates = Sequence[Sequence[Record]]
+# A value in percent and the ids of the records behind it.
+Value = tuple[float, tuple[str, ...]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
 # How many categories a complete dataset has; a dataset we do not know is complete as it is.
 FULL = {
     "mvtec-ad": {"texture": 5, "object": 10, "all": 15},
     "demo": {"texture": 2, "object": 2, "all": 4},
-    "stc": {"all": 13},
+    "stc": {"all": 12},  # of 13 scenes, the last has no test clip
     "demo-stc": {"all": 2},
 }
 
@@ -162,13 +164,15 @@ def _model_cells(
     }
     if dataset != spec.dataset:
         printed = {}  # the paper's numbers are of that dataset alone
-    found: dict[str, list[tuple[float, str]]] = {}
+    found: dict[str, list[Value]] = {}
     for record in (r for records in replicates for r in records):
         value = record["metrics"][metric.key] if record["status"] == "ok" else None
         if value is not None:
-            found.setdefault(record["dataset"]["category"], []).append((100 * value, record["id"]))
+            found.setdefault(record["dataset"]["category"], []).append((100 * value, (record["id"],)))
     # A mean over the replicates that happened to be valid would flatter the rest.
     ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
+    if spec.versions and len(replicates) > spec.versions:
+        ours = {category: _by_version(values, spec.versions) for category, values in ours.items()}
     cells = []
     for category in kinds:
         values = ours.get(category, [])
@@ -187,20 +191,29 @@ def _model_cells(
     return cells
 
 
+def _by_version(values: list[Value], versions: int) -> list[Value]:
+    """Means over the seeds of each dataset version: seeds of one version are no independent draws of it."""
+    n = len(values) // versions
+    parts = [values[i : i + n] for i in range(0, len(values), n)]
+    return [(fmean(v for v, _ in part), tuple(i for _, ids in part for i in ids)) for part in parts]
+
+
 def _cell(
     model: TableModel,
     metric: TableMetric,
     row: str,
-    members: Sequence[Sequence[tuple[float, str]]],
+    members: Sequence[Sequence[Value]],
     paper: float | None,
     printed: Printed | None,
     full: int,
 ) -> Cell:
-    """A cell from the (value, record id) of each replicate of each member category."""
+    """A cell from the value of each replicate of each member category."""
     values = tuple(fmean(value for value, _ in of_one) for of_one in zip(*members, strict=True))
-    ids = tuple(record_id for member in members for _, record_id in member)
+    ids = tuple(record_id for member in members for _, record_ids in member for record_id in record_ids)
     verdict = ""
-    if values and paper is not None:
+    # No verdict where the printed value contradicts the paper's others: either answer would be wrong of one of them.
+    contradicted = printed is not None and printed.recomputed is not None and paper == printed.value
+    if values and paper is not None and not contradicted:
         # Printed values are rounded to 0.1, ours are shown to 0.01.
         verdict = "within" if abs(round(fmean(values), 2) - paper) <= metric.tolerance + 1e-9 else "outside"
     return Cell(model.title, metric.key, row, values, paper, printed, len(members), full, verdict, ids)
@@ -223,15 +236,12 @@ def _describe(replicates: Replicates, *, weights: bool) -> str:
     if config["fusion"] == "sum":
         how += " in all, one model per layer, their maps added"
     seeds = sorted({r["config"]["seed"] for r in records})
-    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if config["reduction"] in _SEEDED else ""
+    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if config["reduction"] in SEEDED else ""
     invalid = list(dict.fromkeys(r["dataset"]["category"] for r in records if r["status"] != "ok"))
     used = " and ".join(dict.fromkeys(r["strategy_used"] or config["strategy"] for r in records))
     return f"{whose}{'+'.join(config['layers'])}; {how}{seed}; strategy {used}, {config['dtype']}" + (
         f"; INVALID and left out: {', '.join(invalid)}" if invalid else ""
     )
-
-
-_SEEDED = {"random", "stratified", "semi-orthogonal"}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -296,9 +306,11 @@ def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
         steps = distinct(["every" if r["config"]["every"] == 1 else f"one in {r['config']['every']}" for r in scenes])
         facts.append(
             f"frames: {steps} of each clip; {sum(d['n_train'] for d in of_model)} for training, "
-            f"{sum(d['n_test'] for d in of_model)} for testing; AUROC from histograms, within "
-            f"{100 * max(r['extra']['pixel_auroc_error_bound'] for r in scenes if r['extra']):.1g} points of exact"
+            f"{sum(d['n_test'] for d in of_model)} for testing"
         )
+        bounds = [(r["extra"] or {}).get("pixel_auroc_error_bound") for r in scenes]
+        if known := [b for b in bounds if b is not None]:
+            facts[-1] += f"; pixel AUROC from histograms, within {100 * max(known):.1g} points of exact"
     facts += [f"weights: {label}{f' ({note})' if note else ''}" for label, note in weights.items()]
     if image_level:
         facts.append(f"without ground-truth masks, image level only: {', '.join(image_level)}")

@@ -33,12 +33,15 @@ def load_timing_spec() -> dict[str, Any]:
     return load_measured_spec("table7")
 
 
-def timing_tables(spec: Mapping[str, Any], records: Sequence[Record]) -> dict[str, str]:
+def timing_tables(
+    spec: Mapping[str, Any], records: Sequence[Record], failed: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs).
 
     Args:
         spec: from :func:`load_timing_spec`.
         records: of ``harness.timing.measure_timing``, in the order of the rows.
+        failed: what could not be measured, and why.
     """
     records = sorted(records, key=lambda r: _place(spec, r))
     sections = [
@@ -47,7 +50,7 @@ def timing_tables(spec: Mapping[str, Any], records: Sequence[Record]) -> dict[st
         ("Inference per image, in ms, by number of training images", _growth_grid(records)),
     ]
     heading = f"Table {spec['number']}: {spec['title']}" + "".join(f" [{w.upper()}]" for w in title_warnings(records))
-    captions = _captions(spec, records)
+    captions = _captions(spec, records) + [f"{what}: not measured: {why}." for what, why in (failed or {}).items()]
     return page(spec["name"], heading, sections, captions, _csv(spec, records, " ".join(captions)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from support import CommandLine, assert_refused, contents, record_files
 from torch import Tensor
 
-from padim_bench import Backbone
+from padim_bench import Backbone, PadimBenchError, reproduction
 from padim_bench.cli import main
 from padim_bench.data.stc import list_scenes, make_demo_stc, read_frames, stc
 from padim_bench.harness.records import read_records
@@ -210,6 +211,48 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     bound = record["extra"]["pixel_auroc_error_bound"]
     assert 0 < bound < 1e-3
     assert record["metrics"]["pixel_auroc"] == pytest.approx(exact, abs=bound + 1e-6)
+
+
+def test_scenes_alone_need_no_other_images(cli: CommandLine, campus: Path, tmp_path: Path) -> None:
+    options = ("--weights", "random", "--threads", 2, "--results", tmp_path)
+    reply = cli("reproduce", "table4", "--stc", campus, "--stc-every", 8, *options)
+    assert reply.code == 0
+    assert "demo dataset" not in reply.err
+    assert {p.name for p in tmp_path.iterdir()} == {"README.md", "records", "tables"}
+    assert len(record_files(tmp_path)) == 2
+
+
+def test_an_unreadable_scene_costs_no_other_table(cli: CommandLine, tiny: Path, campus: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "campus"
+    shutil.copytree(campus, broken)
+    clip = sorted((broken / "training" / "videos").iterdir())[0]
+    clip.write_bytes(clip.read_bytes()[:100])
+    results = tmp_path / "results"
+    reply = cli(
+        *("reproduce", "table4", "table5", *OPTIONS, "--data", tiny, "--results", results),
+        *("--stc", broken, "--stc-every", 8),
+    )
+    assert reply.code == 2
+    assert clip.name in reply.err.splitlines()[-1]
+    assert (results / "tables" / "table5.md").is_file()
+    assert "table5" in (results / "README.md").read_text()
+
+
+def test_a_measurement_that_fails_is_named_and_costs_no_other(
+    cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = reproduction.measure_peak
+
+    def starved(*args: Any, **chosen: Any) -> dict[str, Any]:
+        if chosen["strategy"] == "cholesky":
+            raise PadimBenchError("ended by SIGKILL, most likely for want of memory")
+        return true(*args, **chosen)
+
+    monkeypatch.setattr(reproduction, "measure_peak", starved)
+    assert main(["reproduce", "table8", *OPTIONS, "--data", str(tiny), "--results", str(tmp_path)]) == 0
+    text = (tmp_path / "tables" / "table8.md").read_text()
+    assert "- Peak of R18-Rd100, cholesky, paper: not measured: ended by SIGKILL" in text
+    assert len(list((tmp_path / "measurements").iterdir())) == 2
 
 
 def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import torch
@@ -19,10 +22,14 @@ from PIL import Image
 from support import CommandLine, contents, record_files, strings
 from torch import Tensor
 
-from padim_bench import STRATEGIES
+from padim_bench import STRATEGIES, PadimBenchError
 from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
+from padim_bench.harness import runner
+from padim_bench.harness.config import RunConfig
 from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.weights import resolve_weights
+from padim_bench.protocols import get_protocol
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
 IMAGE_METRICS = {m for m in METRICS if m.startswith("image")}
@@ -247,6 +254,25 @@ def test_the_users_threads_are_as_before(cli: CommandLine, tiny: Path, tmp_path:
     assert torch.get_num_threads() == before
 
 
+def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = runner._run_one
+
+    def one(config: RunConfig, *rest: Any) -> runner.Result:
+        if config.seed == 1:
+            raise PadimBenchError("unfit")
+        return true(config, *rest)
+
+    monkeypatch.setattr(runner, "_run_one", one)
+    weights, settings = resolve_weights("resnet18", "random"), runner.Settings(get_protocol("paper"))
+    models = [runner.ModelSpec(weights, n_features=20, seed=seed) for seed in (0, 1)]
+    units = runner.plan([mvtec(tiny, "bottle")], models, settings)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(PadimBenchError, match="unfit"):
+        runner.run(units, tmp_path, executor=pool)
+    assert len(record_files(tmp_path)) == 1
+
+
 def test_processes_give_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     command = (*RUN, "--data", tiny, "--strategy", "cholesky,diagonal", "--json")
     serial = cli(*command, "--results", tmp_path / "serial")
@@ -256,10 +282,10 @@ def test_processes_give_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path
 
 
 def test_a_dask_cluster_gives_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
     command = (*RUN, "--data", tiny, "--categories", "bottle,grid", "--json")
     serial = cli(*command, "--results", tmp_path / "serial")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    # Two threads in one process, which share torch's settings and our caches.
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
         address = f"dask:{cluster.scheduler_address}"
         there = cli(*command, "--results", tmp_path / "there", "--executor", address)
     assert [(r["config"], r["metrics"]) for r in there.runs] == [(r["config"], r["metrics"]) for r in serial.runs]

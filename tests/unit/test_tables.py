@@ -311,7 +311,8 @@ def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
 
 
 @pytest.mark.parametrize(
-    ("summed", "concatenated", "holds"), [(80.0, 81.5, "holds"), (81.5, 80.0, "does not hold"), (80.0, 80.0, "holds")]
+    ("summed", "concatenated", "holds"),
+    [(80.0, 81.5, "holds"), (81.5, 80.0, "does not hold"), (80.0, 80.0, "does not hold")],
 )
 def test_claims_are_judged_on_our_means(summed: float, concatenated: float, holds: str) -> None:
     runs = {
@@ -326,6 +327,44 @@ def test_claims_are_judged_on_our_means(summed: float, concatenated: float, hold
     )
     assert expected in to_markdown(table)
     assert "best single layer" not in to_markdown(table)  # Layer 2 has not run
+
+
+@pytest.mark.parametrize(("summed", "holds"), [(91.0, "holds"), (89.0, "does not hold")])
+def test_the_sum_of_layers_is_compared_with_the_best_of_them(summed: float, holds: str) -> None:
+    values = {"Layer 1": 70.0, "Layer 2": 80.0, "Layer 3": 90.0, "Layer 1+2+3": summed}
+    runs = {title: [[record("carpet", both(value))]] for title, value in values.items()}
+    text = to_markdown(build_table(load_spec("table1"), runs, {}))
+    assert f"beats the best single layer's PRO: {holds} here (PRO, 1 of 15: {summed - 90:+.2f} points)" in text
+
+
+def test_no_claim_is_judged_over_differing_categories() -> None:
+    runs = {
+        "Layer 1+2+3": [[record("carpet", both(80.0)), record("bottle", None)]],
+        "PaDiM-R18": [[record("carpet", both(81.0)), record("bottle", both(90.0))]],
+    }
+    assert "Claim" not in to_markdown(build_table(load_spec("table1"), runs, {}))
+
+
+def test_a_printed_value_that_the_paper_contradicts_gets_no_verdict() -> None:
+    spec = load_spec("table1")
+    runs = [[record(c, both(96.0), reduction="none") for c in KINDS]]
+    lines = {
+        (x["model"], x["metric"]): x for x in lines_of(build_table(spec, {"Layer 3": runs}, {})) if x["row"] == "all"
+    }
+    contradicted, sound = lines["Layer 3", "pixel_auroc"], lines["Layer 3", "pro"]
+    assert (contradicted["difference"], contradicted["verdict"]) == ("0.30", "")
+    assert sound["verdict"] in {"within", "outside"}
+
+
+def test_seeds_of_one_version_are_no_replicates_of_the_dataset() -> None:
+    spec = load_spec("table6")
+    values = [[90.0, 92.0], [80.0, 84.0], [70.0, 70.0], [60.0, 62.0], [50.0, 50.0]]
+    runs = [[record("carpet", both(v), seed=s)] for version in values for s, v in enumerate(version)]
+    cell = build_table(spec, {"R18-Rd100": runs}, {}).cell("R18-Rd100", "pro", "carpet")
+    assert cell is not None
+    assert cell.values == pytest.approx([91, 82, 70, 61, 50])
+    assert cell.sd == pytest.approx(stdev([91, 82, 70, 61, 50]))
+    assert len(cell.records) == 10
 
 
 # Rendering.
@@ -410,8 +449,9 @@ def test_specs_are_consistent(name: str) -> None:
         assert not model.paper_method or model.paper_method in methods
     for claim in spec.claims:
         assert claim.metric in metrics
-        assert {claim.better, claim.worse} <= set(titles)
-        assert claim.better != claim.worse
+        assert {claim.better, *claim.worse} <= set(titles)
+        assert claim.worse
+        assert claim.better not in claim.worse
         assert claim.text
 
 
