@@ -14,12 +14,14 @@ from padim_bench.padim.embedding import PatchEmbedding, require_finite
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, Strategy, get_strategy
 
-# Covariances made at a time when fitting, and state widened at a time when scoring: the first bounds
-# memory, the second keeps a tile inside the cache.
-_FIT_BYTES = 32 << 20
-_APPLY_BYTES = 4 << 20
+# Made at a time when fitting, widened at a time when scoring: a tile stays inside the cache. What is applied as
+# it was stored passes through once, and larger tiles are fewer calls.
+_FIT_BYTES = 8 << 20
+_APPLY_BYTES = 8 << 20
+_APPLY_BYTES_AS_STORED = 16 << 20
 # A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
 _RESIDUAL_LIMIT = 0.25
+_RESIDUAL_SAMPLES = 64  # positions, evenly spaced; each costs a factorisation in float64
 
 
 def _tiles(total: int, bytes_each: int, budget: int) -> Iterator[slice]:
@@ -99,12 +101,13 @@ class TrainingMoments:
                 self._tiles[i] = (tile[0], tile[1], tile[1].new_empty(0))
             yield tile
 
-    def read(self, tile: Tile, epsilon: float) -> tuple[Tensor, PositionChunk]:
-        """Mean (P, D) and moments of a tile."""
+    def read(self, tile: Tile, epsilon: float, dtype: torch.dtype | None = None) -> tuple[Tensor, PositionChunk]:
+        """Mean (P, D) and moments of a tile, in ``dtype`` or that of these moments."""
         positions, mean, scatter = tile
+        dtype = dtype or self.dtype
         if mean is not None:
-            return mean, PositionChunk(self.n, epsilon, scatter=None if scatter is None else scatter.to(self.dtype))
-        mean, centred = self._centred(positions)
+            return mean, PositionChunk(self.n, epsilon, scatter=None if scatter is None else scatter.to(dtype))
+        mean, centred = self._centred(positions, dtype)
         return mean, PositionChunk(self.n, epsilon, centred=centred)
 
     def _new_tiles(self, n: int) -> Iterator[slice]:
@@ -112,8 +115,8 @@ class TrainingMoments:
         bytes_each = max(d * d, n * d) * torch.finfo(self.dtype).bits // 8
         return _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES)
 
-    def _centred(self, positions: slice) -> tuple[Tensor, Tensor]:
-        x = torch.cat([self.embedding.gather(batch, positions) for batch in self._pending], dim=1).to(self.dtype)
+    def _centred(self, positions: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x = torch.cat([self.embedding.gather(batch, positions) for batch in self._pending], dim=1).to(dtype)
         mean = x.mean(dim=1)
         return mean, x.sub_(mean.unsqueeze(1))
 
@@ -130,7 +133,7 @@ class TrainingMoments:
             ]
 
         def fold(tile: tuple[slice, Tensor, Tensor]) -> None:
-            mean, centred = self._centred(tile[0])
+            mean, centred = self._centred(tile[0], self.dtype)
             scatter = torch.bmm(centred.mT, centred)
             _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
 
@@ -179,6 +182,16 @@ class PatchGaussians:
         """Bytes of the strategy's tensors and the means."""
         return sum(t.numel() * t.element_size() for t in (*self.state.values(), self.mean))
 
+    @property
+    def _apply(self) -> Callable[[State, Tensor], Tensor]:
+        """The strategy's ``apply``, or ``apply_rounded`` if there is one and the state was rounded."""
+        return (self.strategy.apply_rounded if self._rounded else None) or self.strategy.apply
+
+    @property
+    def _rounded(self) -> bool:
+        """Whether the state is stored in a narrower dtype than the means, in which it is applied."""
+        return any(t.element_size() < self.mean.element_size() for t in self.state.values())
+
     def squared_distances(self, selected: Sequence[Tensor]) -> Tensor:
         """Equation 2, squared: (B, P), never negative, of features as ``PatchEmbedding.select`` gives them."""
         n_images = selected[0].shape[1]
@@ -187,16 +200,18 @@ class PatchGaussians:
         values = sum(t[0].numel() for t in self.state.values())
         bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
 
+        apply_tile, budget = self._apply, _APPLY_BYTES if self._rounded else _APPLY_BYTES_AS_STORED
+
         def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
             delta -= self.mean[positions].unsqueeze(1)
             tile = {k: t[positions].to(self.mean.dtype) for k, t in self.state.items()}
-            squared = self.strategy.apply(tile, delta.mT)
+            squared = apply_tile(tile, delta.mT)
             negative.append(int((squared < 0).sum()))
             out[:, positions] = squared.clamp(min=0).T
 
         negative: list[int] = []
-        for_each(apply, _tiles(self.embedding.n_positions, bytes_each, _APPLY_BYTES), parallel=not out.is_cuda)
+        for_each(apply, _tiles(self.embedding.n_positions, bytes_each, budget), parallel=not out.is_cuda)
         self.clamped += sum(negative)
         if not torch.isfinite(out).all():
             # A NaN may spread to its neighbours in a kernel, so the features are asked first.
@@ -240,11 +255,13 @@ def fit_gaussians(
     working = torch.float64 if storage == "float64" else torch.float32
     result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, torch.empty(0), {})
     allocation = threading.Lock()
+    dtype = moments.dtype if storage == "float64" else chosen.fit_dtype or moments.dtype
+    sampled = range(0, total, max(1, total // _RESIDUAL_SAMPLES))
     residuals: list[float] = []
 
     def fit(tile: Tile) -> None:
         positions = tile[0]
-        mean, chunk = moments.read(tile, epsilon)
+        mean, chunk = moments.read(tile, epsilon, dtype)
         state = chosen.fit(chunk)
         with allocation:
             if not result.state:  # the first tile tells the shapes
@@ -256,7 +273,8 @@ def fit_gaussians(
         result.mean[positions] = mean
         for key, value in state.items():
             result.state[key][positions] = value.to(result.state[key].dtype)
-        residuals.append(_residual(result, chunk, positions, working))
+        for position in sampled[-(-positions.start // sampled.step) : -(-positions.stop // sampled.step)]:
+            residuals.append(_residual(result, chunk, positions.start, position, working))
         on_positions(positions.stop - positions.start)
 
     with torch.no_grad():
@@ -270,22 +288,23 @@ def fit_gaussians(
     return result
 
 
-def _residual(fitted: PatchGaussians, chunk: PositionChunk, positions: slice, working: torch.dtype) -> float:
-    """Relative error of squared distances at the tile's first position, for random directions and covariates.
+def _residual(fitted: PatchGaussians, chunk: PositionChunk, first: int, position: int, working: torch.dtype) -> float:
+    """Relative error of squared distances at one position of a chunk, for random directions and covariates.
 
     Half of the probes are isotropic, half are drawn from the Gaussian itself, as real data is.
     """
+    here = slice(position - first, position - first + 1)
     one = PositionChunk(
         chunk.n,
         chunk.epsilon,
-        None if chunk.centred is None else chunk.centred[:1].double(),
-        None if chunk.scatter is None else chunk.scatter[:1].double(),
+        None if chunk.centred is None else chunk.centred[here].double(),
+        None if chunk.scatter is None else chunk.scatter[here].double(),
     )
     factor = one.cholesky()
-    generator = torch.Generator().manual_seed(positions.start)
+    generator = torch.Generator().manual_seed(position)
     noise = torch.randn(1, factor.shape[1], 8, generator=generator, dtype=torch.float64).to(factor.device)
     delta = torch.cat([noise[:, :, :4], factor @ noise[:, :, 4:]], dim=2).to(working)
     exact = torch.linalg.solve_triangular(factor, delta.double(), upper=False).square().sum(dim=1)
-    tile = {k: t[positions.start : positions.start + 1].to(working) for k, t in fitted.state.items()}
-    error = ((fitted.strategy.apply(tile, delta).double() - exact) / exact).abs().max()
+    tile = {k: t[position : position + 1].to(working) for k, t in fitted.state.items()}
+    error = ((fitted._apply(tile, delta).double() - exact) / exact).abs().max()
     return float(error) if torch.isfinite(error) else float("inf")

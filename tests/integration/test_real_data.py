@@ -151,12 +151,15 @@ def float64_distances(train: Tensor, test: Tensor) -> np.ndarray:
     return out.T
 
 
-@pytest.mark.parametrize(("arch", "n_features"), [("resnet18", 100), ("resnet18", 448), ("wide_resnet50_2", 550)])
+@pytest.mark.parametrize(
+    ("arch", "n_features"),
+    [("resnet18", 100), ("resnet18", 448), ("wide_resnet50_2", 550), ("tf_efficientnet_b4", 304)],
+)
 def test_every_exact_strategy_equals_float64_on_real_features(
     arch: str, n_features: int, real_data: Path, real_weights: Path, threads: int
 ) -> None:
     # Wide ResNet-50-2 has no weights at hand; untrained ones give it the same shapes.
-    weights = str(real_weights) if arch == "resnet18" else "random"
+    weights = "random" if arch == "wide_resnet50_2" else str(real_weights)
     backbone, train, test = corner(real_data, weights, arch)
     channels = draw_channels(sum(backbone.channels), n_features, 1024)
     grids = tuple((int(f.shape[2]), int(f.shape[3])) for f in train)

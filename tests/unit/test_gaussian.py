@@ -45,7 +45,7 @@ def brute_force(train: list[Tensor], test: list[Tensor], epsilon: float) -> np.n
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
-@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "auto"])
+@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual", "auto"])
 def test_distances_equal_numpy_position_by_position(strategy: str, limit: int, threads: int) -> None:
     train, test = features(9), features(4, seed=1)
     batches = [[f[:2] for f in train], [f[2:3] for f in train], [f[3:] for f in train]]
@@ -97,6 +97,7 @@ def test_tiles_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, threads: int
     whole = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
     monkeypatch.setattr(gaussian, "_FIT_BYTES", 5 * 12 * 12 * 8)  # 5 positions of 64: not a divisor
     monkeypatch.setattr(gaussian, "_APPLY_BYTES", 1)
+    monkeypatch.setattr(gaussian, "_APPLY_BYTES_AS_STORED", 1)
     tiled = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
     torch.testing.assert_close(tiled, whole, rtol=1e-6, atol=0)
 

@@ -62,7 +62,7 @@ def test_partial_fits_and_merged_models_score_as_one_fit(backbone: torch.nn.Modu
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "diagonal", "auto"])
+@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual", "diagonal", "auto"])
 def test_a_loaded_model_scores_bit_identically(
     backbone: torch.nn.Module, tmp_path: Path, strategy: str, dtype: str
 ) -> None:

@@ -233,7 +233,7 @@ def test_embeddings_are_told_apart_by_their_projection() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury"])
+@pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual"])
 def test_turning_the_axes_leaves_distances_as_they_are(strategy: str) -> None:
     """Mahalanobis distances are invariant, and epsilon * I looks the same along any axes."""
     train, test = features_of(12, seed=1), features_of(4, seed=2)

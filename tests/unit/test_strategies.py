@@ -12,6 +12,7 @@ from torch import Tensor
 from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
 from padim_bench.padim.strategies import PositionChunk, get_strategy
 from padim_bench.padim.strategies.explicit_lu import inverse_residual
+from padim_bench.padim.strategies.triangular import blocks_of, n_values, triangular_inverse, trimmed
 
 EXACT = [name for name, s in STRATEGIES.items() if s.exact]
 # Batched LU is wrong on some machines; there its guard raises, and nothing is left to compare.
@@ -43,7 +44,8 @@ def relative_error(name: str, chunk: PositionChunk, delta: Tensor, exact: Tensor
         pytest.skip("batched LU is wrong on this machine, and the guard says so")
     working = torch.float64 if storage == torch.float64 else torch.float32
     widened = {k: v.to(storage).to(working) for k, v in state.items()}
-    squared = strategy.apply(widened, delta.to(working)).double()
+    apply = (strategy.apply_rounded if storage != working else None) or strategy.apply
+    squared = apply(widened, delta.to(working)).double()
     return float(((squared - exact) / exact).abs().max())
 
 
@@ -92,6 +94,49 @@ def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -
             pytest.skip("batched LU is wrong on this machine, and the guard says so")
         assert sum(t[0].numel() for t in state.values()) == STRATEGIES[name].n_values(n, d)
         assert (STRATEGIES[name].apply(state, x.mT.contiguous()) >= 0).all()
+
+
+@pytest.mark.parametrize("source", ["embeddings", "scatter"])
+def test_the_dual_form_is_right_in_float32_where_the_covariance_is_ill_conditioned(source: str, threads: int) -> None:
+    """At condition 1e7 a fit in float32 stays within the promise, where a float32 Cholesky factor is lost."""
+    x, epsilon = training(4, 30, 200) * 100, 0.01
+    delta = torch.bmm(torch.randn(4, 8, 30, dtype=torch.float64), x).mT + torch.randn(4, 200, 8, dtype=torch.float64)
+    exact = reference(x, delta, epsilon)
+    narrow = x.float() if source == "embeddings" else torch.bmm(x.mT, x)
+    chunk = PositionChunk(30, epsilon, **{"centred" if source == "embeddings" else "scatter": narrow})
+    assert relative_error("dual", chunk, delta, exact, torch.float32) < 2e-5
+    if source == "embeddings":
+        assert relative_error("cholesky", chunk, delta, exact, torch.float32) > 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(p=st.integers(1, 3), d=st.integers(1, 300), seed=st.integers(0, 1000), double=st.booleans())
+def test_triangular_inverse_of_any_size(p: int, d: int, seed: int, double: bool) -> None:
+    dtype = torch.float64 if double else torch.float32
+    factor = torch.randn(p, d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tril_(-1) / d
+    factor.diagonal(dim1=1, dim2=2).fill_(1.5)
+    inverse = triangular_inverse(factor.to(dtype))
+    assert inverse.dtype == dtype
+    assert (inverse.triu(1) == 0).all()
+    expected = np.linalg.inv(factor.numpy())
+    assert np.abs(inverse.double().numpy() - expected).max() < (1e-12 if double else 1e-5)
+
+
+@pytest.mark.parametrize("d", [1, 100, 128, 129, 550])
+def test_trimmed_blocks_are_the_whole_triangle(d: int) -> None:
+    triangle = torch.arange(1.0, 2 * d * d + 1).reshape(2, d, d).tril()
+    state = trimmed(triangle, "rows")
+    again = torch.zeros_like(triangle)
+    for rows, block in blocks_of(state, "rows"):
+        again[:, rows, : rows.stop] = block
+    assert torch.equal(again, triangle)
+    assert sum(t[0].numel() for t in state.values()) == n_values(d)
+
+
+@pytest.mark.parametrize("d", [100, 203, 550])  # whole, and by blocks that do not divide it
+def test_the_lower_covariance_is_the_covariance(d: int) -> None:
+    chunk = PositionChunk(30, 0.01, centred=training(2, 30, d))
+    torch.testing.assert_close(chunk.covariance(lower=True).tril(), chunk.covariance().tril(), rtol=1e-12, atol=0)
 
 
 def test_one_dimension_by_hand() -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.padim.strategies import cholesky, diagonal, explicit, explicit_lu, whitening, woodbury
+from padim_bench.padim.strategies import cholesky, diagonal, dual, explicit, explicit_lu, whitening, woodbury
 from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
 
-_MODULES = (explicit, explicit_lu, cholesky, whitening, woodbury, diagonal)
+_MODULES = (explicit, explicit_lu, cholesky, whitening, woodbury, dual, diagonal)
 
 STRATEGIES: dict[str, Strategy] = {m.STRATEGY.name: m.STRATEGY for m in _MODULES}
 STRATEGY_NAMES = (*STRATEGIES, "auto")

@@ -18,18 +18,12 @@ from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
 
 
 def fit(chunk: PositionChunk) -> State:
-    if chunk.centred is not None and chunk.n - 1 <= chunk.centred.shape[2]:
-        rows = _without_mean(chunk.centred) / (chunk.n - 1) ** 0.5
+    if (rows := image_rows(chunk)) is not None:
         eigenvalues, vectors = torch.linalg.eigh(torch.bmm(rows, rows.mT))
         # rows^T w = sqrt(l) u; the scale below is divided by sqrt(l) in the same step.
         basis = torch.bmm(vectors.mT, rows)
     else:
-        sigma = chunk.covariance()
-        sigma.diagonal(dim1=1, dim2=2).sub_(chunk.epsilon)
-        eigenvalues, vectors = torch.linalg.eigh(sigma)
-        rank = min(chunk.n - 1, sigma.shape[1])  # eigh sorts ascending; the rest is rounding
-        eigenvalues = eigenvalues[:, -rank:]
-        basis = vectors[:, :, -rank:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
+        eigenvalues, basis = principal_rows(chunk)
     root = (1 + eigenvalues.clamp(min=0) / chunk.epsilon).sqrt()
     # (1 - 1 / root) / l with l = epsilon (root - 1) (root + 1): no 0 / 0 for directions without variance.
     scale = (1 / (chunk.epsilon * root * (root + 1))).sqrt()
@@ -37,19 +31,35 @@ def fit(chunk: PositionChunk) -> State:
     return {"rows": rows, "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon)}
 
 
-def _without_mean(centred: Tensor) -> Tensor:
-    """n centred rows as n - 1 with the same Gram sum: a Householder reflection takes the mean's row, 0, away."""
-    n = centred.shape[1]
+def image_rows(chunk: PositionChunk) -> Tensor | None:
+    """n - 1 rows of D whose Gram sum is Sigma - epsilon I; None if the images are not at hand or outnumber D.
+
+    n centred rows have that sum too; a Householder reflection takes the row of their mean, which is 0, away.
+    """
+    n, centred = chunk.n, chunk.centred
+    if centred is None or n - 1 > centred.shape[2]:
+        return None
     mirror = torch.full((n, 1), n**-0.5, dtype=centred.dtype, device=centred.device)
     mirror[0] += 1
     mirror /= mirror.norm()
-    return (centred - 2 * mirror * torch.matmul(mirror.mT, centred))[:, 1:]
+    along = torch.matmul(mirror.mT, centred) * (-2 / (n - 1) ** 0.5)
+    return torch.add(mirror[1:] * along, centred[:, 1:], alpha=1 / (n - 1) ** 0.5)
+
+
+def principal_rows(chunk: PositionChunk) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (P, r) of Sigma - epsilon I, r = min(n - 1, D), and r rows with its Gram sum."""
+    sigma = chunk.covariance(lower=True)
+    sigma.diagonal(dim1=1, dim2=2).sub_(chunk.epsilon)
+    eigenvalues, vectors = torch.linalg.eigh(sigma)
+    rank = min(chunk.n - 1, sigma.shape[1])  # eigh sorts ascending; the rest is rounding
+    eigenvalues = eigenvalues[:, -rank:]
+    return eigenvalues, vectors[:, :, -rank:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
 
 
 def apply(state: State, delta: Tensor) -> Tensor:
-    rows = state["rows"]
-    residual = torch.baddbmm(delta, rows.mT, torch.bmm(rows, delta), alpha=-1)
-    return residual.square().sum(dim=1) / state["epsilon"]
+    rows, images = state["rows"], delta.mT
+    rest = torch.baddbmm(images, torch.bmm(images, rows.mT), rows, alpha=-1)
+    return rest.square().sum(dim=2) / state["epsilon"]
 
 
 STRATEGY = Strategy(
