@@ -22,6 +22,7 @@ from padim_bench.harness.config import RunConfig
 from padim_bench.harness.fresh import named_again
 from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
+from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
 from padim_bench.harness.records import Record, check_mergeable, write_bytes, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
@@ -34,6 +35,9 @@ from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.gaps import gaps_pages
 from padim_bench.report.index import index_page
 from padim_bench.report.memory import load_memory_spec, memory_tables
+from padim_bench.report.pareto import pareto_figure
+from padim_bench.report.profiles import NAME as PROFILES
+from padim_bench.report.profiles import profiles_tables
 from padim_bench.report.render import to_csv, to_latex, to_markdown
 from padim_bench.report.seeds import paper_values, seeds_frame, seeds_pages
 from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml, table_names
@@ -492,6 +496,41 @@ def compare_strategies(
     writer._texts(spec["name"], strategies_tables(spec, records))
     write_text(results / "README.md", index_page(results))
     return Reproduction((), writer.files, tuple(outcomes))
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Measured configurations in the order asked for, and the files written about them."""
+
+    profiles: tuple[Profile, ...]
+    files: list[Path]
+
+
+def run_profiles(
+    category: Category,
+    models: Sequence[ProfileModel],
+    settings: ProfileSettings,
+    *,
+    results: Path,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Profiles:
+    """Measures the configurations, as ``harness.profile.profile`` does, and writes tables, figure and index.
+
+    Raises as it does, and PadimBenchError if no configuration could be measured at all.
+    """
+    found = profile(category, models, settings, results, on_message=on_message)
+    records = [p.record for p in found]
+    if all(r["status"] == FAILED for r in records):
+        raise PadimBenchError(f"none of {len(records)} configurations could be measured: {records[0]['reason']}")
+    writer = _Writer(results, on_message)
+    writer._texts(PROFILES, profiles_tables(records))
+    if (figure := pareto_figure(records)) is not None:
+        for kind, content in render(figure).items():
+            path = results / "figures" / f"pareto.{kind}"
+            write_bytes(path, content)
+            writer.files[PROFILES].append(path)
+    write_text(results / "README.md", index_page(results))
+    return Profiles(tuple(found), writer.files[PROFILES])
 
 
 # Weights.

@@ -28,6 +28,8 @@ def index_page(results: Path) -> str:
         "residual, environment, and digests of images and weights. Each in `measurements/` is one measurement of "
         "time or memory. Neither is ever edited.",
     ]
+    if (results / "profiles").is_dir():
+        lines += ["", "Each file in `profiles/` is one configuration that `padim-bench profile` measured, or tried to."]
     return "\n".join(lines) + "\n"
 
 
