@@ -207,6 +207,7 @@ def _captions(records: Sequence[Record]) -> list[str]:
     if valid:
         one = valid[0]
         gpu = "peak_cuda_bytes" in one["memory"]
+        to_gpu = "Backbone: copying to the GPU included. " if gpu else ""
         stored = "; ".join(dict.fromkeys(", ".join(r["dataset"]["image_sizes"]) for r in valid))
         lines += [
             f"Latency: median of one image at a time, from prepared pixels to map and score, over "
@@ -217,7 +218,7 @@ def _captions(records: Sequence[Record]) -> list[str]:
             f"{_distinct(r['memory']['scored_in_batches_of'] for r in valid)}. State: inverse covariances and means; "
             "file: as PaDiM.save writes it, without the backbone.",
             "Stages. Read: bytes of the files, which lie in the system's cache, on one thread, as decode and resize; "
-            f"images as stored: {stored}. Embed: selection of channels. Moments: checks, mean and centring; factorise: "
+            f"images as stored: {stored}. {to_gpu}Embed: selection of channels. Moments: checks, mean and centring; factorise: "
             "covariance, factorisation, storing and a check of one position per tile; their common wall-clock time is "
             "divided by the threads' seconds. Distance: gathering included. Map: upsampling, smoothing, score.",
         ]
