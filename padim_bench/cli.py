@@ -125,6 +125,10 @@ def _features(text: str) -> list[int | None]:
     return [None if part == "all" else _positive(part) for part in _some(text)]
 
 
+def _sizes(text: str) -> list[int]:
+    return [_positive(part) for part in _some(text)]
+
+
 def _seeds(text: str) -> list[int]:
     return [_whole(part) for part in _some(text)]
 
@@ -175,6 +179,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.set_defaults(command=_reproduce)
 
+    profile = commands.add_parser(
+        "profile", help="time, memory and accuracy of configurations, each in its own process"
+    )
+    _shared(profile)
+    profile.add_argument("--backbones", type=_some, required=True, metavar="NAME[,NAME]", help="as resnet18.tv_in1k")
+    profile.add_argument("--n-features", type=_features, default=[100], metavar="N[,N]|all", help="channels kept")
+    profile.add_argument("--strategies", type=_some, default=["cholesky", "woodbury"], metavar="NAME[,NAME]")
+    profile.add_argument("--dtypes", type=_some, default=["float32"], metavar="NAME[,NAME]", help="of the state")
+    profile.add_argument(
+        "--batch-sizes", type=_sizes, default=[1, 8, 32], metavar="N[,N]", help="images scored at a time; 1 always is"
+    )
+    profile.add_argument("--seed", type=_whole, default=0, help="of the channels")
+    profile.add_argument("--n-images", type=_positive, default=100, metavar="N", help="timed at every batch size")
+    profile.set_defaults(command=_profile)
+
     listing = commands.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=["backbones", "strategies", "protocols", "tables", "datasets"])
     listing.set_defaults(command=_list)
@@ -204,20 +223,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _shared(parser: argparse.ArgumentParser) -> None:
+    """Options of all that runs models."""
     parser.add_argument("--data", type=Path, help=f"dataset root, default ${DATA_VARIABLE}")
     parser.add_argument("--categories", type=_names, help="as bottle,screw; default: all present")
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    """Options of what leaves records of runs."""
+    _shared(parser)
     parser.add_argument(
         "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
     parser.add_argument("--batch-size", type=_positive, default=32)
     parser.add_argument("--executor", default="serial", help="serial, processes:N or dask:ADDRESS")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -230,7 +255,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     _check_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()
-    return Settings(protocol, arguments.device, threads, arguments.batch_size)
+    return Settings(protocol, arguments.device, threads, getattr(arguments, "batch_size", 32))
 
 
 def _check_device(device: str) -> None:
@@ -279,13 +304,9 @@ def _run(arguments: argparse.Namespace, output: _Output) -> None:
     from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
     from padim_bench.padim.weights import resolve_weights
 
-    for option, given, known in (
-        ("--strategy", arguments.strategy, STRATEGY_NAMES),
-        ("--dtype", arguments.dtype, tuple(STORAGE_DTYPES)),
-        ("--reduction", arguments.reduction, tuple(REDUCTIONS)),
-    ):
-        if unknown := [name for name in given if name not in known] or ([] if given else ["nothing"]):
-            raise PadimBenchError(f"{option} {unknown[0]}: choose from {', '.join(known)}")
+    _check_choices("--strategy", arguments.strategy, STRATEGY_NAMES)
+    _check_choices("--dtype", arguments.dtype, tuple(STORAGE_DTYPES))
+    _check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
     weights = resolve_weights(arguments.backbone, arguments.weights)
     models = [
         ModelSpec(
@@ -299,6 +320,11 @@ def _run(arguments: argparse.Namespace, output: _Output) -> None:
         outcomes = run(plan(categories, models, settings), arguments.results, executor=executor, on_message=_say)
     output.document({"runs": [_summary(o) for o in outcomes]})
     _print_runs(outcomes, output)
+
+
+def _check_choices(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in given if name not in known] or ([] if given else ["nothing"]):
+        raise PadimBenchError(f"{option} {unknown[0]}: choose from {', '.join(known)}")
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
@@ -415,6 +441,59 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
                 for name, paths in files.items()
             ],
             "runs": [_summary(o) for o in outcomes],
+        }
+    )
+
+
+def _profile(arguments: argparse.Namespace, output: _Output) -> None:
+    root, results = _data_root(arguments), arguments.results
+    if arguments.categories is not None and len(arguments.categories) != 1:
+        raise PadimBenchError("--categories: profiles are of one category; name one, as bottle")
+    if arguments.seed < 0:
+        raise PadimBenchError(f"--seed {arguments.seed}: choose 0 or more")
+    settings = _settings(arguments)
+
+    from padim_bench.data.mvtec import list_categories
+    from padim_bench.harness.profile import ProfileSettings, plan_profiles
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+    from padim_bench.padim.weights import resolve_weights
+    from padim_bench.reproduction import REAL_THING, demo_categories, run_profiles
+
+    _check_choices("--strategies", arguments.strategies, STRATEGY_NAMES)
+    _check_choices("--dtypes", arguments.dtypes, tuple(STORAGE_DTYPES))
+    weights = [resolve_weights(name, arguments.weights) for name in arguments.backbones]
+    if root is None:
+        results = results / "demo"
+        _say("no --data: profiling on the demo dataset, which is drawn, not photographed")
+        category = demo_categories(results, arguments.categories)[0]
+    else:
+        arguments.categories = arguments.categories or list_categories(root)[:1]
+        (category,) = _categories(root, arguments)
+    for one in weights:
+        if not one.trained:
+            _say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
+    models = plan_profiles(weights, arguments.n_features, arguments.strategies, arguments.dtypes, _say)
+    chosen = ProfileSettings(
+        protocol=settings.protocol.name,
+        seed=arguments.seed,
+        device=settings.device,
+        threads=settings.threads,
+        batch_sizes=tuple(arguments.batch_sizes),
+        n_images=arguments.n_images,
+    )
+    done = run_profiles(category, models, chosen, results=results, on_message=_say)
+    for page in (p for p in done.files if p.suffix == ".md"):
+        output.text(page.read_text(encoding="utf-8"))
+    output.text(f"written to {results.as_posix()}; {(results / 'README.md').as_posix()} links it all:")
+    output.text("  " + ", ".join(p.relative_to(results).as_posix() for p in done.files))
+    if root is None:
+        output.text(REAL_THING)
+    output.document(
+        {
+            "dataset": category.dataset,
+            "category": category.name,
+            "files": [p.as_posix() for p in done.files],
+            "profiles": [p.record | {"resumed": p.resumed, "record": p.path.as_posix()} for p in done.profiles],
         }
     )
 

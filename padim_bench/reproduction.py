@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -21,17 +19,11 @@ from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.harness.config import RunConfig
-from padim_bench.harness.environment import environment
+from padim_bench.harness.fresh import named_again
+from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
-from padim_bench.harness.records import (
-    SCHEMA_VERSION,
-    Record,
-    as_read,
-    check_mergeable,
-    to_json,
-    write_bytes,
-    write_text,
-)
+from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
+from padim_bench.harness.records import Record, check_mergeable, write_bytes, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.harness.timing import measure_timing
@@ -43,6 +35,9 @@ from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.gaps import gaps_pages
 from padim_bench.report.index import index_page
 from padim_bench.report.memory import load_memory_spec, memory_tables
+from padim_bench.report.pareto import pareto_figure
+from padim_bench.report.profiles import NAME as PROFILES
+from padim_bench.report.profiles import profiles_tables
 from padim_bench.report.render import to_csv, to_latex, to_markdown
 from padim_bench.report.seeds import paper_values, seeds_frame, seeds_pages
 from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml, table_names
@@ -406,7 +401,7 @@ class _Writer:
             if backbones is not None and model["arch"] not in {split_name(b)[0] for b in backbones}:
                 continue
             weights = found.chosen.get(model["arch"])
-            name, label = _for_another_process(model["arch"], weights)
+            name, label = named_again(model["arch"], weights)
             for protocol in ("paper", "paper-stc"):
                 for strategy in model["strategies"][: 1 if brief else None]:
                     chosen = {
@@ -436,23 +431,11 @@ class _Writer:
 
     def _measured(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Record]) -> Record:
         """A measurement of this very thing on this machine from ``measurements/``, or a new one kept there."""
-        here = environment(str(asked.get("device", "cpu")))
-        machine = {"cpu": here["cpu"], "gpu": here.get("gpu"), "torch": here["versions"]["torch"]}
-        named = {"schema": SCHEMA_VERSION, "machine": machine, "asked": dict(asked)}
-        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-        path = self.results / "measurements" / f"{name}-{digest[:12]}.json"
-        if path.is_file():
-            try:
-                record: Record = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise PadimBenchError(
-                    f"{path} is not a readable measurement ({error}): delete it, and it is measured again"
-                ) from error
+        path = measurement_path(self.results / "measurements", name, asked)
+        if (record := read_measurement(path)) is not None:
             self.on_message(f"{name}: measured before ({path.name}) and not repeated")
             return record
-        record = as_read(measure())
-        write_text(path, to_json(record) + "\n")
-        return record
+        return keep_measurement(path, measure())
 
     def _texts(self, name: str, texts: Mapping[str, str]) -> None:
         for suffix, text in texts.items():
@@ -465,15 +448,6 @@ class _Writer:
             path = self.results / "figures" / f"{name}{suffix}.{kind}"
             write_bytes(path, content)
             self.files.setdefault(name, []).append(path)
-
-
-def _for_another_process(arch: str, weights: Weights | None) -> tuple[str | None, str]:
-    """What makes ``resolve_weights`` find the same weights again: where they lie, and the backbone's name."""
-    if weights is None or weights.path is None:
-        return ("random" if weights is None else f"random:{weights.seed}"), arch
-    named = f"{arch}.{weights.tag}" if weights.tag else arch
-    from_hub = weights.tag is not None and weights.path.name != f"{named}.safetensors"
-    return (None if from_hub else str(weights.path)), named
 
 
 def _measured_category(categories: Sequence[Category]) -> Category:
@@ -522,6 +496,41 @@ def compare_strategies(
     writer._texts(spec["name"], strategies_tables(spec, records))
     write_text(results / "README.md", index_page(results))
     return Reproduction((), writer.files, tuple(outcomes))
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Measured configurations in the order asked for, and the files written about them."""
+
+    profiles: tuple[Profile, ...]
+    files: list[Path]
+
+
+def run_profiles(
+    category: Category,
+    models: Sequence[ProfileModel],
+    settings: ProfileSettings,
+    *,
+    results: Path,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Profiles:
+    """Measures the configurations, as ``harness.profile.profile`` does, and writes tables, figure and index.
+
+    Raises as it does, and PadimBenchError if no configuration could be measured at all.
+    """
+    found = profile(category, models, settings, results, on_message=on_message)
+    records = [p.record for p in found]
+    if all(r["status"] == FAILED for r in records):
+        raise PadimBenchError(f"none of {len(records)} configurations could be measured: {records[0]['reason']}")
+    writer = _Writer(results, on_message)
+    writer._texts(PROFILES, profiles_tables(records))
+    if (figure := pareto_figure(records)) is not None:
+        for kind, content in render(figure).items():
+            path = results / "figures" / f"pareto.{kind}"
+            write_bytes(path, content)
+            writer.files[PROFILES].append(path)
+    write_text(results / "README.md", index_page(results))
+    return Profiles(tuple(found), writer.files[PROFILES])
 
 
 # Weights.

@@ -29,7 +29,12 @@ def read_image(path: Path, *, is_mask: bool = False) -> tuple[Image.Image, str]:
     Raises PadimBenchError, naming the file, when it cannot be read, is corrupt or is truncated, or when
     its pixels are of 32 bits, which only a mask may have.
     """
-    content = _read_bytes(path)
+    content = read_bytes(path)
+    return decode_image(content, path, is_mask=is_mask), hashlib.sha256(content).hexdigest()
+
+
+def decode_image(content: bytes, path: Path, *, is_mask: bool = False) -> Image.Image:
+    """:func:`read_image` of a file's ``content``; ``path`` is for the message. Raises as it does."""
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
@@ -41,15 +46,16 @@ def read_image(path: Path, *, is_mask: bool = False) -> tuple[Image.Image, str]:
         raise PadimBenchError(f"corrupt or truncated image {path} ({error}): fetch or export the file again") from error
     if not is_mask and (image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > 65535)):
         raise PadimBenchError(f"{path} has 32-bit pixels, whose range is unknown: export it with 8 or 16 bits")
-    return image, hashlib.sha256(content).hexdigest()
+    return image
 
 
 def file_digest(path: Path) -> str:
     """sha256 of a file. Raises PadimBenchError, naming it, when it cannot be read."""
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises PadimBenchError, naming it, when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

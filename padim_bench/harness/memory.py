@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.errors import StrategyInvalidError
 from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.records import Record, to_json
+from padim_bench.harness.fresh import answer, in_fresh_process
+from padim_bench.harness.records import Record
 
 N_SCORED = 16
 
@@ -218,21 +215,7 @@ def measure_peak(
         "threads": threads,
         "batch_size": batch_size,
     }
-    command = [sys.executable, "-m", "padim_bench.harness.memory", json.dumps(asked)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise PadimBenchError(f"measuring memory of {category_name} took more than {timeout_s:g} s") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        ended = (
-            f"ended by {signal.Signals(-done.returncode).name}, most likely for want of memory"
-            if done.returncode < 0
-            else (lines or [f"exit code {done.returncode}"])[-1]
-        )
-        raise PadimBenchError(f"measuring memory of {category_name}: {ended}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
-    return record
+    return in_fresh_process("padim_bench.harness.memory", asked, f"memory of {category_name}", timeout_s=timeout_s)
 
 
 def _measure(asked: dict[str, Any]) -> Record:
@@ -303,10 +286,4 @@ def _measure(asked: dict[str, Any]) -> Record:
 
 
 if __name__ == "__main__":
-    try:
-        answer = _measure(json.loads(sys.argv[1]))
-    except PadimBenchError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
-    print()  # whatever a library has printed stands on lines of its own
-    print(to_json(answer, indent=None))
+    answer(_measure)

@@ -407,14 +407,17 @@ def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: S
     return Result(timings, memory.read(), embeddings, fitted, metrics, extra, scores)
 
 
-def fit_moments(config: RunConfig, moments: TrainingMoments) -> PatchGaussians:
-    """The Gaussians of a configuration from its training moments, which are used up."""
+def fit_moments(
+    config: RunConfig, moments: TrainingMoments, *, on_positions: Callable[[int], None] = lambda _: None
+) -> PatchGaussians:
+    """The Gaussians of a configuration from its training moments, which are used up; raises as ``fit_gaussians``."""
     return fit_gaussians(
         moments,
         epsilon=config.protocol.epsilon,
         strategy=config.strategy,
         storage=config.dtype,
         consume=True,
+        on_positions=on_positions,
     )
 
 

@@ -273,7 +273,6 @@ class PaDiM:
                 f"{path} was fitted with weights {saved['label']}, sha256 {saved['sha256'][:12]}, but "
                 f"{model.backbone.weights.label} was found: pass weights= to PaDiM.load"
             )
-        model._image_size = cast(tuple[int, int], tuple(about["image_size"]))
         grids = tuple((h, w) for h, w in about["layer_grids"])
         projection = tensors.get("projection")
         embedding = PatchEmbedding(
@@ -281,7 +280,7 @@ class PaDiM:
         )
         state = {k.removeprefix("state."): v for k, v in sorted(tensors.items()) if k.startswith("state.")}
         strategy = STRATEGIES[about["strategy_used"]]
-        model._gaussians = PatchGaussians(
+        gaussians = PatchGaussians(
             embedding,
             strategy,
             about["n_images"],
@@ -290,7 +289,12 @@ class PaDiM:
             state,
             about["residual"],
         )
-        return model
+        return model.use(gaussians, cast(tuple[int, int], tuple(about["image_size"])))
+
+    def use(self, gaussians: PatchGaussians, image_size: tuple[int, int]) -> Self:
+        """Takes Gaussians that were fitted elsewhere to this model's features of images of (H, W) pixels."""
+        self._moments, self._gaussians, self._image_size = None, gaussians, image_size
+        return self
 
     def _learned_from(self) -> tuple[object, ...]:
         """What two models must share for their moments to be of the same features."""

@@ -1,0 +1,74 @@
+"""Measurements in processes of their own, so that nothing that came before is measured with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from padim_bench.errors import PadimBenchError
+from padim_bench.harness.records import Record, to_json
+from padim_bench.padim.weights import Weights
+
+
+def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeout_s: float) -> Record:
+    """What ``python -m module`` answers, through :func:`answer`, when asked.
+
+    Args:
+        module: dotted name of a module whose main part calls :func:`answer`.
+        asked: JSON values, handed over on the command line.
+        what: is measured, for the message.
+        timeout_s: after which the process is ended.
+
+    Raises:
+        PadimBenchError: with the last line of what the process complained of, or the signal that ended it.
+    """
+    command = [sys.executable, "-m", module, json.dumps(asked)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise PadimBenchError(f"measuring {what} took more than {timeout_s:g} s") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        ended = (
+            f"ended by {signal.Signals(-done.returncode).name}, most likely for want of memory"
+            if done.returncode < 0
+            else (lines or [f"exit code {done.returncode}"])[-1]
+        )
+        raise PadimBenchError(f"measuring {what}: {ended}")
+    record: Record = json.loads(done.stdout.splitlines()[-1])
+    return record
+
+
+def answer(measure: Callable[[dict[str, Any]], Record]) -> None:
+    """The main part of such a module: prints what ``measure`` gives; exit code 2 for a PadimBenchError."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        record = measure(json.loads(sys.argv[1]))
+    except PadimBenchError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    print()  # whatever a library has printed stands on lines of its own
+    print(to_json(record, indent=None))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once its parent is gone: one that nobody waits for would disturb the next measurement."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def named_again(arch: str, weights: Weights | None) -> tuple[str | None, str]:
+    """What makes ``resolve_weights`` find the same weights again: where they lie, and the backbone's name."""
+    if weights is None or weights.path is None:
+        return ("random" if weights is None else f"random:{weights.seed}"), arch
+    named = f"{arch}.{weights.tag}" if weights.tag else arch
+    from_hub = weights.tag is not None and weights.path.name != f"{named}.safetensors"
+    return (None if from_hub else str(weights.path)), named
