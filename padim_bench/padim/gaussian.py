@@ -255,7 +255,8 @@ def fit_gaussians(
     working = torch.float64 if storage == "float64" else torch.float32
     result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, torch.empty(0), {})
     allocation = threading.Lock()
-    dtype = moments.dtype if storage == "float64" else chosen.fit_dtype or moments.dtype
+    narrow = storage != "float64" and chosen.fits_in_float32(moments.n, d)
+    dtype = torch.float32 if narrow else moments.dtype
     sampled = range(0, total, max(1, total // _RESIDUAL_SAMPLES))
     residuals: list[float] = []
 

@@ -95,7 +95,7 @@ class Strategy:
         apply_rounded: ``apply`` for a state that was stored in a narrower dtype than it is applied in;
             None if that makes no difference.
         automatic: whether "auto" may choose it.
-        fit_dtype: the dtype that ``fit`` needs whatever is computed in; None for the compute dtype.
+        fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
         all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
     """
 
@@ -107,5 +107,5 @@ class Strategy:
     n_values: Callable[[int, int], int]
     apply_rounded: Callable[[State, Tensor], Tensor] | None = None
     automatic: bool = True
-    fit_dtype: torch.dtype | None = None
+    fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
     all_threads: bool = False
