@@ -17,8 +17,8 @@ def backbone(name: str) -> Backbone:
     return create_backbone(name, "random")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "tf_efficientnet_b4", "tf_efficientnet_b5"])
 @pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "tf_efficientnet_b4", "tf_efficientnet_b5"])
 def test_backbone(measure: Measure, name: str, batch: int, threads: int) -> None:
     model = backbone(name)
     images = torch.rand(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaus
 every_strategy = pytest.mark.parametrize("name", list(STRATEGIES))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def moments(d: int) -> TrainingMoments:
     kept = TrainingMoments(TIMED[d], torch.float64, memory_limit=1 << 40)
     for seed in range(IMAGES // 19):
@@ -29,8 +29,8 @@ def fitted(name: str, d: int, storage: str, threads: int) -> PatchGaussians:
     return fit_gaussians(moments(d), epsilon=0.01, strategy=name, storage=storage)
 
 
-@pytest.mark.parametrize("d", list(TIMED))
 @every_strategy
+@pytest.mark.parametrize("d", list(TIMED))
 def test_fit_gaussians(measure: Measure, invalid: Invalid, d: int, name: str, threads: int) -> None:
     def fit() -> PatchGaussians:
         return fit_gaussians(moments(d), epsilon=0.01, strategy=name)
@@ -51,9 +51,9 @@ def test_fit_gaussians(measure: Measure, invalid: Invalid, d: int, name: str, th
     assert not strategy.exact or result.residual < 1e-4
 
 
-@pytest.mark.parametrize(("d", "storage"), [(100, "float32"), (550, "float32"), (550, "float16")])
-@every_strategy
 @pytest.mark.parametrize("batch", [1, 32])
+@every_strategy
+@pytest.mark.parametrize(("d", "storage"), [(100, "float32"), (550, "float32"), (550, "float16")])
 def test_squared_distances(
     measure: Measure, invalid: Invalid, d: int, storage: str, name: str, batch: int, threads: int
 ) -> None:

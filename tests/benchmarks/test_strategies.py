@@ -26,8 +26,8 @@ def fitted(name: str, d: int) -> State:
     return {k: v.float() for k, v in STRATEGIES[name].fit(chunk(d)).items()}
 
 
-@pytest.mark.parametrize("d", [100, 448, 550])
 @pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("d", [100, 448, 550])
 def test_fit(measure: Measure, invalid: Invalid, d: int, name: str) -> None:
     strategy = STRATEGIES[name]
     try:
@@ -45,9 +45,9 @@ def test_fit(measure: Measure, invalid: Invalid, d: int, name: str) -> None:
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
-@pytest.mark.parametrize("d", [100, 448, 550])
-@pytest.mark.parametrize("name", list(STRATEGIES))
 @pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("d", [100, 448, 550])
 def test_apply(measure: Measure, invalid: Invalid, d: int, batch: int, name: str) -> None:
     strategy = STRATEGIES[name]
     try:
