@@ -11,22 +11,12 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from work import best_time
 
 from padim_bench.harness.environment import commit, environment
 from padim_bench.report.benchmarks import published
 
 _MOST_ROUNDS = 50
-
-
-def best_time(function: Callable[[], object], seconds: float = 0.4) -> float:
-    """Shortest of several calls after one that does not count."""
-    function()
-    times = []
-    while sum(times) < seconds or len(times) < 3:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 class Ceilings(dict[int, dict[str, float]]):
@@ -84,7 +74,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Times ``function(*args)`` for about ``--benchmark-max-time``, three rounds at least, and gives its value.
 
-    ``flops`` and ``moved`` (bytes) are what the work needs; ``floor`` is a time measured otherwise.
+    ``flops`` and ``moved`` (bytes) are what the work needs; ``floor`` names and times what else bounds it.
     """
     seconds = float(request.config.getoption("benchmark_max_time"))
 
@@ -96,7 +86,7 @@ def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRe
         flops: float = 0,
         moved: float = 0,
         dtype: str = "float32",
-        floor: float | None = None,
+        floor: dict[str, float] | None = None,
         **more: Any,
     ) -> Any:
         start = time.perf_counter()
@@ -107,9 +97,9 @@ def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRe
         benchmark.pedantic(function, args=args, rounds=rounds, iterations=iterations)
         median = benchmark.stats.stats.median
         ceilings = CEILINGS[threads]
-        floors = {"flops": flops / ceilings[f"gemm_{dtype}"] * 1e-9, "bytes": moved / ceilings["copy"] * 1e-9}
-        if floor is not None:
-            floors = {"measured floor": floor}
+        rate = max(ceilings[f"gemm_{dtype}"], ceilings[f"bmm_{dtype}"])
+        computed = {"flops": flops / rate * 1e-9, "bytes": moved / ceilings["copy"] * 1e-9}
+        floors = floor or computed
         bound = max(floors, key=lambda name: floors[name])
         about = {
             "label": label,

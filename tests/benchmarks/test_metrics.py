@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from conftest import best_time
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
-from work import Measure
+from work import Measure, best_time
 
 from padim_bench import average_pro, detection_metrics
 from padim_bench.metrics.pro import StreamedPRO, StreamingPRO
@@ -31,6 +28,10 @@ def category() -> tuple[Maps, Masks]:
             y, x = rng.integers(20, 160, 2)
             masks[i, y : y + 40, x : x + 30] = True
     return maps + masks * np.float32(0.03), masks
+
+
+def moved(maps: Maps, masks: Masks) -> int:
+    return maps.nbytes + masks.nbytes
 
 
 def pro_by_global_argsort(maps: Maps, masks: Masks) -> float:
@@ -65,20 +66,13 @@ def streamed_auroc(maps: Maps, masks: Masks) -> StreamedAUROC:
     return streaming.compute()
 
 
-def exact_floor(maps: Maps, masks: Masks, limit: float = 0.3) -> float:
-    """Copy the normal scores, partition them at the limit, sort those above it."""
+def sorting_floor(maps: Maps, masks: Masks, limit: float) -> float:
+    """Copy and partition the normal scores at the limit, copy and sort those above it."""
     normal = maps[~masks]
     cut = int((1 - limit) * normal.size)
-    parted = np.partition(normal, cut)
-    scratch = np.empty_like(normal)
-    steps: list[Callable[[], object]] = [
-        lambda: np.copyto(scratch, normal),
-        lambda: np.partition(normal, cut),
-        lambda: np.sort(parted[cut:]),
-    ]
-    return sum(best_time(step, 0.1) for step in steps[: 3 if limit < 1 else 1]) + (
-        best_time(lambda: np.sort(normal), 0.2) if limit == 1 else 0.0
-    )
+    top = np.partition(normal, cut)[cut:]
+    partitioning = best_time(lambda: np.partition(normal, cut), 0.1) if cut else 0.0
+    return partitioning + best_time(lambda: np.sort(top), 0.1)
 
 
 def streaming_floor(maps: Maps) -> float:
@@ -90,13 +84,12 @@ def streaming_floor(maps: Maps) -> float:
 
 @pytest.mark.parametrize("name", ["exact", "streaming", "global argsort"])
 def test_pro(measure: Measure, name: str, category: tuple[Maps, Masks]) -> None:
-    function, floor, steps = {
-        "exact": (average_pro, exact_floor(*category), "copy, partition, sort the top"),
-        "streaming": (streamed_pro, streaming_floor(category[0]), "copy, histogram"),
-        "global argsort": (pro_by_global_argsort, None, ""),
-    }[name]
-    label = f"{name} ({steps})" if steps else name
-    found = measure(function, *category, group=f"PRO, {SIZE}", label=label, floor=floor, moved=_bytes(*category))
+    functions = {"exact": average_pro, "streaming": streamed_pro, "global argsort": pro_by_global_argsort}
+    if name == "streaming":
+        floor = {"copy, histogram": streaming_floor(category[0])}
+    else:
+        floor = {"partition, sort the top": sorting_floor(*category, limit=0.3)}
+    found = measure(functions[name], *category, group=f"PRO, {SIZE}", label=name, floor=floor, moved=moved(*category))
     expected = pro_by_global_argsort(*category)
     if isinstance(found, StreamedPRO):
         assert abs(found.value - expected) <= found.error_bound < 1e-3
@@ -104,7 +97,7 @@ def test_pro(measure: Measure, name: str, category: tuple[Maps, Masks]) -> None:
         assert found == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["AUROC, AP and F1, exact", "AUROC, streaming", "scikit-learn's AUROC"])
+@pytest.mark.parametrize("name", ["AUROC, AP and F1", "AUROC, streaming", "AUROC by scikit-learn"])
 def test_pixel_auroc(measure: Measure, name: str, category: tuple[Maps, Masks]) -> None:
     maps, masks = category
 
@@ -114,21 +107,15 @@ def test_pixel_auroc(measure: Measure, name: str, category: tuple[Maps, Masks]) 
     def ours(maps: Maps, masks: Masks) -> float:
         return detection_metrics(masks, maps).auroc
 
-    function, floor, steps = {
-        "AUROC, AP and F1, exact": (ours, exact_floor(maps, masks, 1), "copy, sort"),
-        "AUROC, streaming": (streamed_auroc, streaming_floor(maps), "copy, histogram"),
-        "scikit-learn's AUROC": (by_scikit_learn, None, ""),
-    }[name]
-    label = f"{name} ({steps})" if steps else name
-    found = measure(
-        function, maps, masks, group=f"Pixel AUROC, {SIZE}", label=label, floor=floor, moved=_bytes(*category)
-    )
+    functions = {"AUROC, AP and F1": ours, "AUROC, streaming": streamed_auroc, "AUROC by scikit-learn": by_scikit_learn}
+    if name == "AUROC, streaming":
+        floor = {"copy, histogram": streaming_floor(maps)}
+    else:
+        floor = {"sort": sorting_floor(maps, masks, limit=1)}
+    group = f"Pixel AUROC, {SIZE}"
+    found = measure(functions[name], maps, masks, group=group, label=name, floor=floor, moved=moved(maps, masks))
     expected = by_scikit_learn(maps, masks)
     if isinstance(found, StreamedAUROC):
         assert abs(found.value - expected) <= found.error_bound < 1e-3
     else:
         assert found == pytest.approx(expected, abs=1e-9)
-
-
-def _bytes(maps: Maps, masks: Masks) -> int:
-    return maps.nbytes + masks.nbytes
