@@ -17,7 +17,7 @@ from padim_bench.report.render import NONE
 # holds every single timing.
 _MACHINE = ("os", "cpu", "cpu_count", "cpu_capability", "openmp", "blas", "python", "versions")
 _COMMIT = ("id", "dirty")
-_BENCHMARK = ("group", "name", "fullname", "param", "params", "extra_info")
+_BENCHMARK = ("group", "name", "fullname", "extra_info")
 _STATS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "ops", "rounds", "iterations")
 _CEILINGS = {
     "gemm_float32": "float32 product",
@@ -49,7 +49,7 @@ def _rounded(value: Any) -> Any:
 
 
 def page(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """README of saved runs, by file name: machine, ceilings, and a table for each group."""
+    """README of saved runs, by name: machine, ceilings, and a table for each group."""
     lines = [
         "# Speed comparisons",
         "",
@@ -96,13 +96,14 @@ def _ceilings(ceilings: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _group(benchmarks: list[Mapping[str, Any]]) -> list[str]:
-    best = min(b["stats"]["median"] for b in benchmarks)
+    exact = [b for b in benchmarks if not b["extra_info"].get("lossy")] or benchmarks
+    best = min(b["stats"]["median"] for b in exact)
     rows = []
     for benchmark in sorted(benchmarks, key=lambda b: float(b["stats"]["median"])):
         about, median = benchmark["extra_info"], benchmark["stats"]["median"]
         rows.append(
             [
-                about["label"],
+                about["label"] + (" (lossy)" if about.get("lossy") else ""),
                 _duration(median),
                 f"{median / best:.2f}",
                 _figure(about.get("gflop_per_s")),
@@ -110,7 +111,7 @@ def _group(benchmarks: list[Mapping[str, Any]]) -> list[str]:
                 NONE if about.get("share") is None else f"{100 * about['share']:.0f}% ({about['bound']})",
             ]
         )
-    return _table(["", "median", "over the best", "GFLOP/s", "GB/s", "share of the ceiling"], rows)
+    return _table(["", "median", "over the best exact", "GFLOP/s", "GB/s", "share of the ceiling"], rows)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -74,7 +74,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Times ``function(*args)`` for about ``--benchmark-max-time``, three rounds at least, and gives its value.
 
-    ``flops`` and ``moved`` (bytes) are what the work needs; ``floor`` names and times what else bounds it.
+    ``flops`` and ``moved`` (bytes) are what the work needs; ``floor`` names and times what else bounds it;
+    ``lossy`` work is no measure for the rest of its group.
     """
     seconds = float(request.config.getoption("benchmark_max_time"))
 
@@ -87,6 +88,7 @@ def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRe
         moved: float = 0,
         dtype: str = "float32",
         floor: dict[str, float] | None = None,
+        lossy: bool = False,
         **more: Any,
     ) -> Any:
         start = time.perf_counter()
@@ -103,17 +105,19 @@ def measure(benchmark: BenchmarkFixture, threads: int, request: pytest.FixtureRe
         bound = max(floors, key=lambda name: floors[name])
         about = {
             "label": label,
+            "lossy": lossy or None,
             "threads": threads,
-            "flops": flops,
-            "bytes": moved,
+            "flops": flops or None,
+            "bytes": moved or None,
             "gflop_per_s": flops / median * 1e-9 if flops else None,
             "gb_per_s": moved / median * 1e-9 if moved else None,
             "floor_s": floors[bound],
             "bound": bound,
-            "share": floors[bound] / median or None,
+            "share": floors[bound] / median,
             **more,
         }
-        benchmark.extra_info.update({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in about.items()})
+        known = {k: v for k, v in about.items() if v is not None}
+        benchmark.extra_info.update({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in known.items()})
         return value
 
     return run

@@ -27,7 +27,7 @@ def test_keep(measure: Measure, threads: int) -> None:
         moments.update(selected)
         return moments
 
-    group = f"Moments of a batch of {BATCH}, d = {D}, 3136 positions"
+    group = f"Keep a batch of {BATCH}, d = {D}, 3136 positions"
     assert measure(keep, group=group, label="keep the features", moved=nbytes(selected)).n == BATCH
 
 
@@ -36,7 +36,7 @@ def test_fold(measure: Measure, threads: int) -> None:
     measure(
         moments.update,
         selected,
-        group=f"Moments of a batch of {BATCH}, d = {D}, 3136 positions",
+        group=f"Fold a batch of {BATCH} into moments, d = {D}, 3136 positions",
         label="fold into mean and scatter",
         flops=EMBEDDING.n_positions * BATCH * D**2,
         moved=2 * STATE + nbytes(selected),

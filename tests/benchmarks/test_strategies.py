@@ -36,6 +36,7 @@ def test_fit(measure: Measure, invalid: Invalid, d: int, name: str) -> None:
             chunk(d),
             group=f"Factorise {POSITIONS} positions, d = {d}, n = {IMAGES}, float64",
             label=name,
+            lossy=not STRATEGIES[name].exact,
             flops=POSITIONS * (IMAGES * d**2 + d**3 / 3 if strategy.exact else 3 * IMAGES * d),
             moved=8 * POSITIONS * (IMAGES * d + strategy.n_values(IMAGES, d)),
             dtype="float64",
@@ -62,6 +63,7 @@ def test_apply(measure: Measure, invalid: Invalid, d: int, batch: int, name: str
         delta,
         group=f"Distances of {POSITIONS} positions, d = {d}, batch {batch}, float32",
         label=name,
+        lossy=not STRATEGIES[name].exact,
         flops=POSITIONS * batch * values * (4 if name == "woodbury" else 2),
         moved=4 * POSITIONS * (values + (d + 1) * batch),
     )

@@ -81,17 +81,24 @@ def test_page_ranks_each_group_by_median() -> None:
     assert rows[0].startswith("| threads | float32 product, GFLOP/s |")
     assert rows[2] == "| 1 | 98.7 | 47.1 | 61 | 33 | 11.2 |"
     assert rows[3:] == [
-        "|  | median | over the best | GFLOP/s | GB/s | share of the ceiling |",
+        "|  | median | over the best exact | GFLOP/s | GB/s | share of the ceiling |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| whitening | 1 ms | 1.00 | 451 | \N{EN DASH} | 102% (bytes) |",
         "| cholesky | 4 ms | 4.00 | 12.3 | 0.5 | 12% (flops) |",
-        "|  | median | over the best | GFLOP/s | GB/s | share of the ceiling |",
+        "|  | median | over the best exact | GFLOP/s | GB/s | share of the ceiling |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| resnet18 | 2 s | 1.00 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |",
     ]
     assert text.index("### Fit, 1 thread") < text.index("### Backbones, 1 thread")
     assert "A processor, 2 cores, AVX2, Linux x86_64" in text
     assert "commit 0123456789ab; load average at the start and the end 0.1, 1.9." in text
+
+
+def test_lossy_work_is_no_measure_for_exact_work() -> None:
+    text = page({"cpu": run(benchmark("diagonal", 0.1, lossy=True), benchmark("a", 1.0), benchmark("b", 2.0))})
+    assert "| diagonal (lossy) | 100 ms | 0.10 |" in text
+    assert "| b | 2 s | 2.00 |" in text
+    assert "| 1.00 |" in page({"cpu": run(benchmark("diagonal", 0.1, lossy=True))})
 
 
 def test_page_says_what_was_wrong() -> None:
