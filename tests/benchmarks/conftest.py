@@ -6,6 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -51,8 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", default=default, help=f"thread counts to compare, comma-separated ({default})")
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     LOAD.append(os.getloadavg()[0])
+    if saved := session.config.getoption("benchmark_json"):
+        Path(saved).parent.mkdir(parents=True, exist_ok=True)  # else a whole run is lost at its end
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_saved_run_is_complete_and_names_no_machine(tmp_path: Path) -> None:
-    saved = tmp_path / "cpu.json"
+    saved = tmp_path / "new folder" / "cpu.json"
     arguments = ["tests/benchmarks/test_strategies.py::test_apply[100-diagonal-1]", "--threads=1"]
     options = ["--benchmark-only", "--benchmark-max-time=0.01", f"--benchmark-json={saved}", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *arguments, *options]
@@ -27,6 +27,6 @@ def test_a_saved_run_is_complete_and_names_no_machine(tmp_path: Path) -> None:
     assert about["share"] > 0
     assert run["ceilings"]["1"]["gemm_float32"] > 1
 
-    page = [sys.executable, "-m", "padim_bench.report.benchmarks", str(tmp_path)]
+    page = [sys.executable, "-m", "padim_bench.report.benchmarks", str(saved.parent)]
     subprocess.run(page, check=True, timeout=60)
-    assert "| diagonal (lossy) |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| diagonal (lossy) |" in (saved.parent / "README.md").read_text(encoding="utf-8")
