@@ -209,4 +209,4 @@ class StreamingPRO:
         # The exact curve stays in the same box as our diagonal: it is off by half the box at most, and by
         # the whole of what is left of a box that the limit cuts.
         bound = float((gains * width * np.where(end <= self.fpr_limit, 0.5, 1.0)).sum())
-        return StreamedPRO(area / self.fpr_limit, bound / self.fpr_limit)
+        return StreamedPRO(area / self.fpr_limit, min(bound / self.fpr_limit, 1.0))  # rounding may pass 1
