@@ -17,6 +17,6 @@ def score_bins(scores: NDArray[np.generic]) -> NDArray[np.uint32]:
     """
     # Adding 0 turns -0.0, a tie with 0.0 that has other bits, into 0.0.
     bits = (np.ascontiguousarray(scores, dtype=np.float32) + np.float32(0)).view(np.uint32)
-    negative = bits >> 31 == 1
-    ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-    return ordered >> np.uint32(_SHIFT)
+    # All bits of a negative score are flipped, of others the sign alone.
+    flipped = (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)
+    return (bits ^ flipped) >> np.uint32(_SHIFT)

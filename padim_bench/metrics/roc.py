@@ -39,11 +39,22 @@ def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scor
         ValueError: if shapes differ or a score is NaN.
     """
     y, s = _checked(labels, scores, what)
-    positives, negatives = np.sort(s[y]), np.sort(s[~y])
+    positives, negatives = s[y], s[~y]
     if not positives.size or not negatives.size:
         warnings.warn(f"{what}: only one class present; AUROC, AP and F1 are NaN", stacklevel=2)
         return DetectionMetrics(float("nan"), float("nan"), float("nan"))
-    return DetectionMetrics(_auroc(positives, negatives), *_ap_and_f1(positives, negatives))
+    negatives.sort()
+    # Recall only moves at the scores of positives, so those are the only thresholds that matter.
+    thresholds, tied = np.unique(positives, return_counts=True)
+    below = np.searchsorted(negatives, thresholds, side="left")
+    not_above = np.searchsorted(negatives, thresholds, side="right")
+    # P(positive > negative) + P(equal) / 2, the Mann-Whitney form of the area under the ROC curve.
+    auroc = (tied * (below + not_above)).sum() / (2.0 * positives.size * negatives.size)
+    tp = np.cumsum(tied[::-1])[::-1]  # positives >= threshold
+    fp = negatives.size - below
+    average_precision = (tied * (tp / (tp + fp))).sum() / positives.size
+    f1 = 2 * tp / (tp + fp + positives.size)
+    return DetectionMetrics(float(auroc), float(average_precision), float(f1.max()))
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
@@ -53,26 +64,6 @@ def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[n
     if np.isnan(s).any():
         raise ValueError(f"{what} contain NaN")
     return y.ravel() != 0, s.ravel()
-
-
-def _auroc(positives: NDArray[np.generic], negatives: NDArray[np.generic]) -> float:
-    """P(positive > negative) + P(equal) / 2, the Mann-Whitney form of the area under the ROC curve."""
-    below = np.searchsorted(negatives, positives, side="left")
-    not_above = np.searchsorted(negatives, positives, side="right")
-    pairs = positives.size * negatives.size
-    return float((below.sum(dtype=np.int64) + not_above.sum(dtype=np.int64)) / (2.0 * pairs))
-
-
-def _ap_and_f1(positives: NDArray[np.generic], negatives: NDArray[np.generic]) -> tuple[float, float]:
-    """Recall only moves at the scores of positives, so those are the only thresholds that matter."""
-    thresholds, first = np.unique(positives, return_index=True)
-    tp = (positives.size - first).astype(np.float64)  # positives >= threshold, thresholds ascending
-    fp = negatives.size - np.searchsorted(negatives, thresholds, side="left").astype(np.float64)
-    precision = tp / (tp + fp)
-    gained = -np.diff(tp, append=0.0)  # positives exactly at the threshold
-    average_precision = float((precision * gained).sum() / positives.size)
-    f1 = 2 * tp / (tp + fp + positives.size)
-    return average_precision, float(f1.max())
 
 
 @dataclass(frozen=True)

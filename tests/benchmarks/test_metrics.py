@@ -1,38 +1,47 @@
-"""PRO on a category-sized set, beside the global argsort that its definition suggests."""
+"""Metrics on a category-sized set, beside a global argsort (the definition) and scikit-learn."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pytest_benchmark.fixture import BenchmarkFixture
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
+from work import Measure, best_time
 
 from padim_bench import average_pro, detection_metrics
+from padim_bench.metrics.pro import StreamedPRO, StreamingPRO
+from padim_bench.metrics.roc import StreamedAUROC, StreamingROC
 
-Maps = tuple[NDArray[np.float32], NDArray[np.bool_]]
+Maps, Masks = NDArray[np.float32], NDArray[np.bool_]
+SIZE = "117 maps of 224x224"
 
 
 @pytest.fixture(scope="module")
-def bottle_sized() -> Maps:
-    """83 smooth maps of 224x224, 63 of them with one region."""
+def category() -> tuple[Maps, Masks]:
+    """117 smooth maps of 224x224, 83 of them with one or two regions."""
     rng = np.random.default_rng(0)
-    maps = ndimage.gaussian_filter(rng.standard_normal((83, 224, 224)), (0, 4, 4)).astype(np.float32)
+    maps = ndimage.gaussian_filter(rng.standard_normal((117, 224, 224)), (0, 4, 4)).astype(np.float32)
     masks = np.zeros(maps.shape, dtype=bool)
-    for i in range(63):
-        y, x = rng.integers(20, 160, 2)
-        masks[i, y : y + 40, x : x + 30] = True
+    for i in range(83):
+        for _ in range(1 + i % 2):
+            y, x = rng.integers(20, 160, 2)
+            masks[i, y : y + 40, x : x + 30] = True
     return maps + masks * np.float32(0.03), masks
 
 
-def pro_by_global_argsort(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> float:
+def moved(maps: Maps, masks: Masks) -> int:
+    return maps.nbytes + masks.nbytes
+
+
+def pro_by_global_argsort(maps: Maps, masks: Masks) -> float:
     weights = np.zeros(masks.shape)
     count = 0
     for weight, mask in zip(weights, masks, strict=True):
         regions, n = ndimage.label(mask, np.ones((3, 3)))
         count += n
-        weight[mask] = 1 / np.bincount(regions[mask])[regions[mask]]
+        if n:
+            weight[mask] = 1 / np.bincount(regions[mask])[regions[mask]]
     order = np.argsort(maps, axis=None)[::-1]
     scores = maps.ravel()[order]
     last = np.append(np.diff(scores) != 0, True)
@@ -43,19 +52,70 @@ def pro_by_global_argsort(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -
     return float(np.trapezoid(np.append(pro[inside], at), np.append(fpr[inside], 0.3)) / 0.3)
 
 
-@pytest.mark.parametrize("implementation", [average_pro, pro_by_global_argsort])
-def test_pro(benchmark: BenchmarkFixture, implementation: object, bottle_sized: Maps) -> None:
-    benchmark.group = "PRO, 83 maps of 224x224"
-    value = benchmark.pedantic(implementation, args=bottle_sized, rounds=5, warmup_rounds=1)
-    assert value == pytest.approx(pro_by_global_argsort(*bottle_sized), abs=1e-9)
+def streamed_pro(maps: Maps, masks: Masks) -> StreamedPRO:
+    streaming = StreamingPRO()
+    for score_map, mask in zip(maps, masks, strict=True):
+        streaming.update(score_map, mask)
+    return streaming.compute()
 
 
-@pytest.mark.parametrize("name", ["padim-bench: AUROC, AP and F1", "scikit-learn: AUROC alone"])
-def test_pixel_auroc(benchmark: BenchmarkFixture, name: str, bottle_sized: Maps) -> None:
-    benchmark.group = "pixel AUROC, 4.2 Mpx"
-    maps, masks = (a.ravel() for a in bottle_sized)
-    if name.startswith("padim"):
-        value = benchmark.pedantic(detection_metrics, args=(masks, maps), rounds=5, warmup_rounds=1).auroc
+def streamed_auroc(maps: Maps, masks: Masks) -> StreamedAUROC:
+    streaming = StreamingROC()
+    for score_map, mask in zip(maps, masks, strict=True):
+        streaming.update(score_map, mask)
+    return streaming.compute()
+
+
+def sorting_floor(maps: Maps, masks: Masks, limit: float) -> float:
+    """Copy and partition the normal scores at the limit, copy and sort those above it."""
+    normal = maps[~masks]
+    cut = int((1 - limit) * normal.size)
+    top = np.partition(normal, cut)[cut:]
+    partitioning = best_time(lambda: np.partition(normal, cut), 0.1) if cut else 0.0
+    return partitioning + best_time(lambda: np.sort(top), 0.1)
+
+
+def streaming_floor(maps: Maps) -> float:
+    """Read each pixel, add it to a histogram that fits a cache."""
+    bins = np.arange(maps.size, dtype=np.intp) % 4096
+    scratch = np.empty_like(maps)
+    return best_time(lambda: np.copyto(scratch, maps), 0.1) + best_time(lambda: np.bincount(bins), 0.2)
+
+
+@pytest.mark.parametrize("name", ["exact", "streaming", "global argsort"])
+def test_pro(measure: Measure, name: str, category: tuple[Maps, Masks]) -> None:
+    functions = {"exact": average_pro, "streaming": streamed_pro, "global argsort": pro_by_global_argsort}
+    if name == "streaming":
+        floor = {"copy, histogram": streaming_floor(category[0])}
     else:
-        value = benchmark.pedantic(roc_auc_score, args=(masks, maps), rounds=5, warmup_rounds=1)
-    assert value == pytest.approx(roc_auc_score(masks, maps), abs=1e-9)
+        floor = {"partition, sort the top": sorting_floor(*category, limit=0.3)}
+    found = measure(functions[name], *category, group=f"PRO, {SIZE}", label=name, floor=floor, moved=moved(*category))
+    expected = pro_by_global_argsort(*category)
+    if isinstance(found, StreamedPRO):
+        assert abs(found.value - expected) <= found.error_bound < 1e-3
+    else:
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["AUROC, AP and F1", "AUROC, streaming", "AUROC by scikit-learn"])
+def test_pixel_auroc(measure: Measure, name: str, category: tuple[Maps, Masks]) -> None:
+    maps, masks = category
+
+    def by_scikit_learn(maps: Maps, masks: Masks) -> float:
+        return float(roc_auc_score(masks.ravel(), maps.ravel()))
+
+    def ours(maps: Maps, masks: Masks) -> float:
+        return detection_metrics(masks, maps).auroc
+
+    functions = {"AUROC, AP and F1": ours, "AUROC, streaming": streamed_auroc, "AUROC by scikit-learn": by_scikit_learn}
+    if name == "AUROC, streaming":
+        floor = {"copy, histogram": streaming_floor(maps)}
+    else:
+        floor = {"sort": sorting_floor(maps, masks, limit=1)}
+    group = f"Pixel AUROC, {SIZE}"
+    found = measure(functions[name], maps, masks, group=group, label=name, floor=floor, moved=moved(maps, masks))
+    expected = by_scikit_learn(maps, masks)
+    if isinstance(found, StreamedAUROC):
+        assert abs(found.value - expected) <= found.error_bound < 1e-3
+    else:
+        assert found == pytest.approx(expected, abs=1e-9)

@@ -1,46 +1,72 @@
-"""Every strategy of the registry: factorise and score positions like those of MVTec AD (n = 209)."""
+"""Every strategy of the registry, one tile of positions like those of MVTec AD (n = 209) on one thread."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
+from work import IMAGES, Invalid, Measure
 
 from padim_bench import STRATEGIES, StrategyInvalidError
 from padim_bench.padim.strategies import PositionChunk, State
 
-POSITIONS, IMAGES = 28, 209
+POSITIONS = 28
 
 
+@lru_cache(maxsize=1)
 def chunk(d: int) -> PositionChunk:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(POSITIONS, IMAGES, d, generator=generator, dtype=torch.float64)
     return PositionChunk(IMAGES, 0.01, centred=x - x.mean(dim=1, keepdim=True))
 
 
+@lru_cache(maxsize=1)
 def fitted(name: str, d: int) -> State:
+    return {k: v.float() for k, v in STRATEGIES[name].fit(chunk(d)).items()}
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("d", [100, 448, 550])
+def test_fit(measure: Measure, invalid: Invalid, d: int, name: str) -> None:
+    strategy = STRATEGIES[name]
     try:
-        return STRATEGIES[name].fit(chunk(d))
+        state = measure(
+            strategy.fit,
+            chunk(d),
+            group=f"Factorise {POSITIONS} positions, d = {d}, n = {IMAGES}, float64",
+            label=name,
+            lossy=not STRATEGIES[name].exact,
+            flops=POSITIONS * (IMAGES * d**2 + d**3 / 3 if strategy.exact else 3 * IMAGES * d),
+            moved=8 * POSITIONS * (IMAGES * d + strategy.n_values(IMAGES, d)),
+            dtype="float64",
+        )
     except StrategyInvalidError as error:
-        pytest.skip(str(error))
+        invalid(f"{name}, d = {d}", error)
+    assert all(torch.isfinite(value).all() for value in state.values())
 
 
-@pytest.mark.parametrize("name", list(STRATEGIES))
-@pytest.mark.parametrize("d", [100, 448, 550])
-def test_fit(benchmark: BenchmarkFixture, d: int, name: str) -> None:
-    benchmark.group = f"fit, d = {d}, float64, {POSITIONS} positions"
-    fitted(name, d)
-    given = chunk(d)
-    state = benchmark.pedantic(STRATEGIES[name].fit, args=(given,), rounds=5, warmup_rounds=1)
-    benchmark.extra_info["values_per_position"] = sum(t[0].numel() for t in state.values())
-
-
-@pytest.mark.parametrize("name", list(STRATEGIES))
 @pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("name", list(STRATEGIES))
 @pytest.mark.parametrize("d", [100, 448, 550])
-def test_apply(benchmark: BenchmarkFixture, d: int, batch: int, name: str) -> None:
-    benchmark.group = f"distances, d = {d}, batch {batch}, float32, {POSITIONS} positions"
-    state = {k: v.float() for k, v in fitted(name, d).items()}
+def test_apply(measure: Measure, invalid: Invalid, d: int, batch: int, name: str) -> None:
+    strategy = STRATEGIES[name]
+    try:
+        state = fitted(name, d)
+    except StrategyInvalidError as error:
+        invalid(f"{name}, d = {d}", error)
     delta = torch.randn(POSITIONS, d, batch)
-    squared = benchmark(STRATEGIES[name].apply, state, delta)
-    assert (squared >= 0).all()
+    values = strategy.n_values(IMAGES, d)
+    squared = measure(
+        strategy.apply,
+        state,
+        delta,
+        group=f"Distances of {POSITIONS} positions, d = {d}, batch {batch}, float32",
+        label=name,
+        lossy=not STRATEGIES[name].exact,
+        flops=POSITIONS * batch * values * (4 if name == "woodbury" else 2),
+        moved=4 * POSITIONS * (values + (d + 1) * batch),
+    )
+    if strategy.exact:
+        exact = delta[:1] * torch.cholesky_solve(delta[:1].double(), chunk(d).cholesky()[:1])
+        torch.testing.assert_close(squared[:1].double(), exact.sum(dim=1), rtol=1e-3, atol=0)

@@ -131,6 +131,43 @@ def test_equal_to_the_definition(category: tuple[Maps, Masks], limit: float) -> 
     assert average_pro(maps, masks, fpr_limit=limit) == pytest.approx(oracle(maps, masks, limit), abs=1e-10)
 
 
+EXTREMES = [-np.inf, -3e38, -1.0, -1e-44, -0.0, 0.0, 1e-44, 1.0, float(np.nextafter(np.float32(1), 2)), 3e38, np.inf]
+
+
+@st.composite
+def extreme_categories(draw: st.DrawFn) -> tuple[Maps, Masks]:
+    """Ties of zeros of both signs, infinities, denormal and huge scores; one image or a few."""
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)))
+    scores = draw(arrays(np.float64, shape, elements=st.sampled_from(EXTREMES), fill=st.nothing()))
+    masks = draw(arrays(np.bool_, shape, elements=st.booleans(), fill=st.just(False)))
+    assume(masks.any() and not masks.all())
+    return scores.astype(draw(st.sampled_from([np.float32, np.float64]))), masks
+
+
+@settings(max_examples=150, deadline=None)
+@given(category=extreme_categories(), limit=limits)
+def test_extreme_scores_are_ordered_as_the_definition_says(category: tuple[Maps, Masks], limit: float) -> None:
+    maps, masks = category
+    exact = average_pro(maps, masks, fpr_limit=limit)
+    assert exact == pytest.approx(oracle(maps, masks, limit), abs=1e-10)
+    value, bound = stream(maps, masks, limit)
+    assert abs(value - exact) <= bound + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64])
+def test_any_number_type_is_a_score(dtype: type) -> None:
+    maps, masks = smooth_category(4, 24, seed=9)
+    maps = maps.astype(dtype)  # few levels: nearly everything is tied, across the limit too
+    assert average_pro(maps, masks) == pytest.approx(oracle(maps, masks), abs=1e-10)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 15), (15, 0), (15, 15)])
+def test_regions_at_the_border_are_whole(corner: tuple[int, int]) -> None:
+    maps, masks = smooth_category(2, 16, seed=10)
+    masks[0, 4:9, 5:7] = masks[0][corner] = True
+    assert average_pro(maps, masks) == pytest.approx(oracle(maps, masks), abs=1e-10)
+
+
 @settings(max_examples=40, deadline=None)
 @given(category=categories())
 def test_the_default_limit_is_the_papers(category: tuple[Maps, Masks]) -> None:
@@ -240,6 +277,7 @@ def test_arguments_are_left_as_they_are() -> None:
     maps, masks = smooth_category(3, 16, seed=5)
     before = maps.copy(), masks.copy()
     average_pro(maps, masks)
+    average_pro(maps[1:2], masks[1:2])
     stream(maps, masks)
     np.testing.assert_array_equal(maps, before[0])
     np.testing.assert_array_equal(masks, before[1])
@@ -372,10 +410,15 @@ def close_categories(draw: st.DrawFn) -> tuple[Maps, Masks]:
     return scores.astype(draw(st.sampled_from([np.float32, np.float64]))), masks
 
 
+# Weights of these regions sum to a little over 1.
+ALL_TIED_MASK = np.isin(np.arange(24), [0, 2, 8, 12, 16]).reshape(1, 6, 4)
+
+
 @settings(max_examples=150, deadline=None)
 @given(category=st.one_of(categories(), close_categories()), limit=limits)
 @example(category=(np.array([[[-0.0, 0.0, -1.0]]]), np.array([[[True, False, False]]])), limit=1.0)
 @example(category=(np.array([[[1e-50, -1e-50, -1.0]]]), np.array([[[True, False, False]]])), limit=0.3)
+@example(category=(np.zeros((1, 6, 4)), ALL_TIED_MASK), limit=0.1)
 def test_streaming_stays_within_its_error_bound(category: tuple[Maps, Masks], limit: float) -> None:
     maps, masks = category
     value, bound = stream(maps, masks, limit)

@@ -47,6 +47,34 @@ def test_equal_to_scikit_learn_with_distinct_scores(dtype: type) -> None:
     assert_equal(detection_metrics(labels, scores), oracle(labels, scores))
 
 
+extremes = st.sampled_from([-np.inf, -3e38, -1.0, -1e-44, -0.0, 0.0, 1e-44, 1.0, 3e38, np.inf])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.booleans(), extremes), min_size=2, max_size=30),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_extreme_scores_are_ordered_as_pairs_say(pairs: list[tuple[bool, float]], dtype: type) -> None:
+    labels, scores = np.array([y for y, _ in pairs]), np.array([s for _, s in pairs]).astype(dtype)
+    assume(labels.any() and not labels.all())
+    positive, negative = scores[labels, None], scores[None, ~labels]
+    won = (positive > negative) + (positive == negative) / 2
+    found = detection_metrics(labels, scores)
+    assert found.auroc == pytest.approx(won.mean(), abs=1e-12)
+    at = [(labels[scores >= t].mean(), labels[scores >= t].sum() / labels.sum()) for t in np.unique(scores)]
+    assert found.f1_max == pytest.approx(max(2 * p * r / (p + r) if p + r else 0.0 for p, r in at), abs=1e-12)
+
+
+def test_arguments_are_left_as_they_are() -> None:
+    labels, scores = np.zeros(50, dtype=bool), np.random.default_rng(2).normal(size=50).astype(np.float32)
+    labels[::7] = True
+    before = labels.copy(), scores.copy()
+    detection_metrics(labels, scores)
+    np.testing.assert_array_equal(labels, before[0])
+    np.testing.assert_array_equal(scores, before[1])
+
+
 def test_auroc_of_many_float32_pixels_is_exact() -> None:
     # More pairs than 2^32 and counts that float32 cannot hold.
     rng = np.random.default_rng(1)

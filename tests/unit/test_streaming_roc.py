@@ -170,3 +170,7 @@ def test_bins_are_monotone_and_within_range(scores: list[float]) -> None:
     assert (np.diff(bins) >= 0).all()
     assert bins[0] >= 0
     assert bins[-1] < BINS
+
+
+def test_zeros_of_both_signs_share_a_bin() -> None:
+    assert len(set(score_bins(np.array([-0.0, 0.0])).tolist())) == 1

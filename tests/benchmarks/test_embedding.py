@@ -1,0 +1,53 @@
+"""Selecting channels, gathering embeddings, and both, beside upsampling and concatenating everything first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from work import EMBEDDINGS, Measure, features, nbytes
+
+from padim_bench.padim.embedding import PatchEmbedding
+
+shapes = pytest.mark.parametrize(("d", "batch"), [(d, batch) for d in EMBEDDINGS for batch in (1, 16, 32)], ids=str)
+
+
+def kept_bytes(embedding: PatchEmbedding, batch: int) -> int:
+    cells = zip(embedding.local_channels, embedding.layer_grids, strict=True)
+    return 4 * batch * sum(len(kept) * h * w for kept, (h, w) in cells)
+
+
+def by_concatenation(embedding: PatchEmbedding, maps: list[Tensor]) -> Tensor:
+    """The definition: every layer at the largest grid, all channels in one tensor, then the kept ones."""
+    upsampled = [functional.interpolate(m, size=embedding.grid, mode="nearest") for m in maps]
+    return torch.cat(upsampled, dim=1)[:, list(embedding.channels)]
+
+
+@shapes
+def test_select(measure: Measure, d: int, batch: int, threads: int) -> None:
+    embedding, maps = EMBEDDINGS[d], features(EMBEDDINGS[d], batch)
+    moved = 2 * kept_bytes(embedding, batch)
+    measure(embedding.select, maps, group=f"Select channels, d = {d}, batch {batch}", label="select", moved=moved)
+
+
+@shapes
+def test_gather(measure: Measure, d: int, batch: int, threads: int) -> None:
+    embedding = EMBEDDINGS[d]
+    selected = embedding.select(features(embedding, batch))
+    moved = nbytes(selected) + 4 * d * batch * embedding.n_positions
+    group = f"Gather embeddings, d = {d}, batch {batch}"
+    measure(embedding.gather, selected, slice(None), group=group, label="gather", moved=moved)
+
+
+@shapes
+@pytest.mark.parametrize("name", ["select, then gather", "upsample and concatenate, then select"])
+def test_embed(measure: Measure, d: int, batch: int, name: str, threads: int) -> None:
+    embedding, maps = EMBEDDINGS[d], features(EMBEDDINGS[d], batch)
+
+    def embed() -> Tensor:
+        return embedding.embed(maps) if name.startswith("select") else by_concatenation(embedding, maps)
+
+    moved = kept_bytes(embedding, batch) + 4 * d * batch * embedding.n_positions
+    found = measure(embed, group=f"Embed, d = {d}, batch {batch}", label=name, moved=moved)
+    assert torch.equal(found, by_concatenation(embedding, maps))
