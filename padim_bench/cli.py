@@ -241,7 +241,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
     )
-    parser.add_argument("--batch-size", type=_positive, default=32)
+    parser.add_argument("--batch-size", type=_positive, help="images at a time; default 8, on a GPU 32")
     parser.add_argument("--executor", default="serial", help="serial, processes:N or dask:ADDRESS")
 
 
@@ -249,13 +249,15 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     import torch
 
     from padim_bench.harness.runner import Settings
+    from padim_bench.padim.backbones import CPU_BATCH_SIZE
     from padim_bench.protocols import get_protocol
 
     given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at")}
     protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     _check_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()
-    return Settings(protocol, arguments.device, threads, getattr(arguments, "batch_size", 32))
+    usual = CPU_BATCH_SIZE if arguments.device == "cpu" else 32
+    return Settings(protocol, arguments.device, threads, getattr(arguments, "batch_size", None) or usual)
 
 
 def _check_device(device: str) -> None:

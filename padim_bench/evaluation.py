@@ -53,9 +53,7 @@ def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
     return arrays if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
 
 
-def load_images(
-    samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 32
-) -> Iterator[Tensor]:
+def load_images(samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 8) -> Iterator[Tensor]:
     """Batches (B, 3, S, S) of uint8 images, prepared as the protocol says, for ``PaDiM.fit``.
 
     Raises PadimBenchError, naming the file, for an image that cannot be read.
@@ -70,7 +68,7 @@ def load_images(
         yield torch.from_numpy(np.stack(images))
 
 
-def evaluate(model: PaDiM, category: Category, *, batch_size: int = 32) -> dict[str, float]:
+def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[str, float]:
     """Scores the test images of ``category`` and returns :func:`compute_metrics` of them."""
     import torch
 

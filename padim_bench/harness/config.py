@@ -48,7 +48,7 @@ class RunConfig:
     compute_dtype: str = "float64"
     device: str = "cpu"
     threads: int = 1
-    batch_size: int = 32
+    batch_size: int = 8
     reduction: str = "random"
     fusion: str = "concatenate"
     extras: tuple[str, ...] = ()

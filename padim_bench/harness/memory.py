@@ -181,7 +181,7 @@ def measure_peak(
     dtype: str = "float32",
     protocol: str = "paper",
     threads: int = 1,
-    batch_size: int = 32,
+    batch_size: int = 8,
     timeout_s: float = 3600,
 ) -> Record:
     """Peak resident memory of one fit and the scoring of up to 16 test images, in a fresh process.

@@ -21,14 +21,14 @@ from padim_bench.harness.measurements import keep_measurement, measurement_path,
 from padim_bench.harness.records import Record, check_writable
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
-from padim_bench.padim.backbones import Backbone, layer_names
+from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import get_protocol
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
 # more (DESIGN's tolerances, which the tests on real features hold every exact strategy to).
 GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}
-FIT_BATCH = 32  # images read and run through the backbone at a time when fitting
+FIT_BATCH = CPU_BATCH_SIZE  # images read and run through the backbone at a time when fitting
 OK, LOSSY, VOID, FAILED = "ok", "lossy", "void", "failed"
 
 

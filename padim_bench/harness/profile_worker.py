@@ -77,9 +77,9 @@ class TimedMoments(TrainingMoments):
         self.reading: list[float] = []
         self.working: list[float] = []
 
-    def read(self, tile: Tile, epsilon: float) -> tuple[Tensor, PositionChunk]:
+    def read(self, tile: Tile, epsilon: float, dtype: torch.dtype | None = None) -> tuple[Tensor, PositionChunk]:
         self._begun.at = time.perf_counter()
-        found = super().read(tile, epsilon)
+        found = super().read(tile, epsilon, dtype)
         self.reading.append(self._since())
         return found
 

@@ -29,7 +29,7 @@ from padim_bench.harness.features import Features, extract, union_of_channels
 from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
-from padim_bench.padim.backbones import Backbone, layer_names
+from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
@@ -62,7 +62,7 @@ class Settings:
     protocol: Protocol
     device: str = "cpu"
     threads: int = 1
-    batch_size: int = 32
+    batch_size: int = CPU_BATCH_SIZE
     memory_limit: int = DEFAULT_MEMORY_LIMIT
 
 
@@ -426,10 +426,15 @@ def _score(
 ) -> tuple[Tensor, Tensor]:
     size = (config.protocol.size, config.protocol.size)
     results = []
-    for start in range(0, selected[0][0].shape[1], batch_size):
-        parts = [[layer[:, start : start + batch_size] for layer in layers] for layers in selected]
+    size_at_once = max(batch_size, _SCORED_AT_ONCE)
+    for start in range(0, selected[0][0].shape[1], size_at_once):
+        parts = [[layer[:, start : start + size_at_once] for layer in layers] for layers in selected]
         results.append(score_features(list(zip(fitted, parts, strict=True)), size, config.protocol))
     return torch.cat([m for m, _ in results]).cpu(), torch.cat([s for _, s in results]).cpu()
+
+
+# The whole state is read once for each batch of distances, so these are larger than the backbone's.
+_SCORED_AT_ONCE = 32
 
 
 def _record(

@@ -22,6 +22,9 @@ EFFICIENTNET_READINGS: dict[str, tuple[tuple[int, int], ...]] = {
     "from-one": ((1, -2), (3, -1), (4, -2)),  # blocks 7, 20, 26 counted from 1: 40 + 128 + 176
 }
 LAYER_OPTIONS = ("paper", *EFFICIENTNET_READINGS)
+# Images at a time on a CPU: the activations of more leave the cache (ResNet18 7.0 ms an image, 9.7 by 32;
+# EfficientNet-B4 16 and 33).
+CPU_BATCH_SIZE = 8
 
 
 class _AllLayersSeen(Exception):
@@ -56,6 +59,8 @@ class Backbone(nn.Module):
         else:
             _load(self.model, weights)
         self.model.eval().requires_grad_(False)
+        # The same sums in another order (1e-6 relative), in two thirds of the time (ResNet18) or half (B4).
+        self.model.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(weights.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(weights.std).view(1, 3, 1, 1), persistent=False)
 

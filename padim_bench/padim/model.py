@@ -12,7 +12,7 @@ from torch import Tensor
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.padim.anomaly_map import anomaly_maps
-from padim_bench.padim.backbones import Backbone, create_backbone
+from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
@@ -372,5 +372,5 @@ def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
 def _batches(images: Tensor | Iterable[Any]) -> Iterable[Tensor]:
     """Batches of a tensor, a list of tensors, or a DataLoader that yields (images, labels, ...)."""
     if isinstance(images, Tensor):
-        return torch.split(images, 32)
+        return torch.split(images, CPU_BATCH_SIZE)
     return (b[0] if isinstance(b, (list, tuple)) else b for b in images)
