@@ -28,6 +28,7 @@ class RunConfig:
         fusion: "concatenate" (the paper's), or "sum" for the sum of the maps of one model per layer.
         strategy, dtype: how the inverse covariance is held.
         compute_dtype: of means, covariances and factorisations.
+        backbone_dtype: of the backbone's convolutions.
         protocol: images, maps and epsilon.
         device, threads: where it ran; batched LU depends on the threads.
         batch_size: images at a time.
@@ -53,6 +54,7 @@ class RunConfig:
     fusion: str = "concatenate"
     extras: tuple[str, ...] = ()
     every: int = 1
+    backbone_dtype: str = "float32"
 
     @property
     def model_name(self) -> str:

@@ -64,6 +64,7 @@ class Settings:
     threads: int = 1
     batch_size: int = CPU_BATCH_SIZE
     memory_limit: int = DEFAULT_MEMORY_LIMIT
+    backbone_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
 def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
     weights, names = model.weights, layer_names(model.weights.arch, model.layers)
-    n_channels = sum(cached_backbone(weights, names, settings.device).channels)
+    n_channels = sum(cached_backbone(weights, names, settings.device, settings.backbone_dtype).channels)
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)
     if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):
@@ -149,6 +150,7 @@ def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
         reduction=model.reduction,
         fusion=model.fusion,
         extras=model.extras,
+        backbone_dtype=settings.backbone_dtype,
     )
     return normalised(config, n_channels)
 
@@ -287,6 +289,7 @@ def run_unit(
                 result = _run_one(config, bank, replace(loaded, masks=masks[choices]), settings)
             except PadimBenchError as error:  # the model knows no category
                 raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
+            result.backbone_error = bank.backbone_error
             record = _record(config, unit, loaded, result, timings, shared_peak)
             del result  # its state is gigabytes, and the next run makes its own
             keep(config, record)
@@ -301,7 +304,8 @@ class _Bank:
     def __init__(self, unit: Unit, loaded: LoadedCategory, timings: dict[str, float], progress: Progress) -> None:
         settings = unit.settings
         self.layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
-        backbone = cached_backbone(unit.weights, self.layers, settings.device)
+        backbone = cached_backbone(unit.weights, self.layers, settings.device, settings.backbone_dtype)
+        self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
         self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
         self._channels = dict(zip(self.layers, backbone.channels, strict=True))
         self._components: dict[tuple[str, ...], Tensor] = {}
@@ -317,7 +321,7 @@ class _Bank:
         )
         pixels = hashlib.sha256(loaded.train.data)
         pixels.update(loaded.test.data)
-        key = (unit.weights.sha256, settings.device, loaded.protocol.size, pixels.hexdigest())
+        key = (unit.weights.sha256, settings.device, settings.backbone_dtype, loaded.protocol.size, pixels.hexdigest())
         found = _recent_features.get(key)
         if found is None or not (found[0].covers(kept) and found[1].covers(kept)):
             while len(_recent_features) > 1:  # one more than this, for two backbones that take turns
@@ -375,6 +379,7 @@ class Result:
     extra: dict[str, Any] | None = None
     scores: Tensor | None = None
     reason: str | None = None
+    backbone_error: float = 0.0  # of the features, relative to float32
 
 
 def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:
@@ -492,6 +497,7 @@ def make_record(
             "channels_sha256": embeddings[0].digest if len(embeddings) == 1 else [e.digest for e in embeddings],
             "grid": max(e.grid for e in embeddings),
         },
+        "backbone_error": result.backbone_error,
         "metrics": result.metrics,
         "extra": result.extra,
         "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
@@ -520,8 +526,8 @@ def _official_split(category: Category) -> bool | None:
 
 
 @lru_cache(maxsize=4)
-def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str) -> Backbone:
-    return Backbone(weights, layers).to(device)
+def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str) -> Backbone:
+    return Backbone(weights, layers, dtype=dtype).to(device)
 
 
 _last_loaded: LoadedCategory | None = None

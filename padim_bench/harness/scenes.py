@@ -120,7 +120,7 @@ def _run_scene(
     scene: Scene, config: RunConfig, model: ModelSpec, settings: Settings, digest: str, progress: Progress
 ) -> Record:
     memory, timings = PeakMemory(settings.device), dict[str, float]()
-    backbone = cached_backbone(model.weights, config.layers, settings.device)
+    backbone = cached_backbone(model.weights, config.layers, settings.device, settings.backbone_dtype)
     embedding = reduced_embedding(
         backbone.channels,
         backbone.grids(config.protocol.size),
@@ -130,11 +130,14 @@ def _run_scene(
     )
     moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
     sizes: set[str] = set()
+    result = Result(timings, {}, [embedding])
 
     def selected(frames: Sequence[Frame], part: str) -> list[Tensor]:
-        sizes.update(f.size for f in frames)
         with stopwatch(timings, f"backbone_{part}", settings.device):
             images = torch.from_numpy(np.stack([f.image for f in frames]))
+            if part == "train" and not sizes:
+                result.backbone_error = backbone.check_dtype(images)
+            sizes.update(f.size for f in frames)
             progress.advance(len(frames))
             return embedding.select(backbone(images))
 
@@ -144,7 +147,6 @@ def _run_scene(
     n_train = moments.n
     if n_train < 2:
         raise PadimBenchError(f"scene {scene.name} has {n_train} training frame: lower --stc-every or add clips")
-    result = Result(timings, {}, [embedding])
     labels: list[int] = []
     names: list[str] = []
     try:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 PAPER, OURS = "The paper's tables", "Reports"
+# Pages that other commands write beside ours: what they hold, and by what they are made.
+SPEED = {
+    "peers/peers.md": ("side by side with public implementations", "tox -e peers"),
+    "benchmarks/README.md": (
+        "strategies, fits, distances, metrics and backbones beside their ceilings",
+        "tox -e bench",
+    ),
+}
 
 
 def index_page(results: Path) -> str:
@@ -21,6 +29,9 @@ def index_page(results: Path) -> str:
     ):
         if chosen:
             lines += ["", f"## {heading}", "", *map(_line, chosen)]
+    if found := [page for page in SPEED if (results / page).is_file()]:
+        lines += ["", "## Speed", ""]
+        lines += [f"- [{SPEED[page][0].capitalize()}]({page}), made by `{SPEED[page][1]}`." for page in found]
     if figures := sorted((results / "figures").glob("*.svg")):
         lines += ["", "## Figures", ""]
         for path in figures:

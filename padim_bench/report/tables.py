@@ -251,7 +251,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """What no reader may miss: drawn data, untrained weights (and whose, where others are trained)."""
+    """What no reader may miss: drawn data, untrained weights (and whose, where others are trained), rounding."""
     found = []
     if any(r["dataset"]["name"].startswith("demo") for r in records):
         found.append("demo data, not MVTec AD" if any(r["dataset"]["name"] == "demo" for r in records) else "demo data")
@@ -262,6 +262,8 @@ def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if untrained:
         whose = f": {', '.join(untrained)}" if any(r["weights"]["trained"] for r in records) else ""
         found.append(f"untrained random weights{whose}")
+    if rounded := {r["config"]["backbone_dtype"] for r in records} - {"float32"}:
+        found.append(f"backbone in {', '.join(sorted(rounded))}")
     return tuple(found)
 
 

@@ -248,6 +248,15 @@ def test_another_number_of_threads_is_another_record(cli: CommandLine, tiny: Pat
     assert len(record_files(tmp_path)) == 2
 
 
+def test_a_rounding_backbone_is_recorded_with_its_error(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
+    command = (*RUN, "--data", tiny, "--categories", "bottle", "--results", tmp_path, "--json")
+    (exact,) = cli(*command).runs
+    (rounded,) = cli(*command, "--backbone-dtype", "bfloat16").runs
+    errors = [json.loads(Path(run["record"]).read_text())["backbone_error"] for run in (exact, rounded)]
+    assert (rounded["config"]["backbone_dtype"], rounded["resumed"]) == ("bfloat16", False)
+    assert errors[0] == 0 < errors[1] < 0.05
+
+
 def test_the_users_threads_are_as_before(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     assert cli(*RUN, "--data", tiny, "--categories", "bottle", "--results", tmp_path, "--json").code == 0

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from padim_bench import PadimBenchError, create_backbone
+from padim_bench.padim import backbones
 from padim_bench.padim import weights as weights_module
 from padim_bench.padim.backbones import paper_layers
 from padim_bench.padim.weights import resolve_weights
@@ -256,3 +257,20 @@ def test_images_that_are_not_square_keep_their_axes() -> None:
 def test_a_model_of_another_input_size_is_refused_in_a_line() -> None:
     with pytest.raises(PadimBenchError, match=r"vit_small_patch16_384 does not take 224x224 images"):
         create_backbone("vit_small_patch16_384", "random", ("blocks.3",))
+
+
+def test_bfloat16_is_checked_against_float32_and_gives_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (create_backbone("resnet18", "random", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    errors = []
+    for feature, right in zip(rounded(images), exact(images), strict=True):
+        assert feature.dtype == torch.float32
+        errors.append(float((feature - right).norm() / right.norm()))
+    assert rounded.check_dtype(images) == pytest.approx(max(errors), rel=1e-3)
+    assert 1e-4 < max(errors) < backbones.BACKBONE_ERROR_LIMIT
+    assert exact.check_dtype(images) == 0
+    monkeypatch.setattr(backbones, "BACKBONE_ERROR_LIMIT", 1e-6)
+    with pytest.raises(PadimBenchError, match="--backbone-dtype float32"):
+        rounded.check_dtype(images)
+    with pytest.raises(PadimBenchError, match="float32, bfloat16"):
+        create_backbone("resnet18", "random", dtype="float16")

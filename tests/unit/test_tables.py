@@ -46,6 +46,7 @@ def record(category: str, values: Mapping[str, float | None] | None, **about: An
         "config": {
             "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"], "reduction": reduction, "seed": seed,
             "fusion": about.get("fusion", "concatenate"), "strategy": "cholesky", "dtype": "float32", "threads": 1,
+            "backbone_dtype": about.get("backbone_dtype", "float32"),
             "protocol": {"name": "paper"},
         },
         "embedding": {"n_channels": 448, "n_features": 100},
@@ -305,6 +306,11 @@ def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
     assert table.heading.endswith("[NOT THE OFFICIAL SPLIT: CARPET] [UNTRAINED RANDOM WEIGHTS]")
     assert to_markdown(table).startswith(f"# {table.heading}\n")
     assert table.heading in to_latex(table)
+
+
+def test_a_backbone_that_rounds_stands_in_the_title() -> None:
+    runs = {"R18-Rd100": [[record("carpet", both(50.0), backbone_dtype="bfloat16")]]}
+    assert build_table(load_spec("table3"), runs, {}).heading.endswith("[BACKBONE IN BFLOAT16]")
 
 
 # Claims.
