@@ -10,6 +10,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from padim_bench import average_pro, detection_metrics
+from tests.peers.reference import pro_by_global_argsort
 
 Maps = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
@@ -24,23 +25,6 @@ def bottle_sized() -> Maps:
         y, x = rng.integers(20, 160, 2)
         masks[i, y : y + 40, x : x + 30] = True
     return maps + masks * np.float32(0.03), masks
-
-
-def pro_by_global_argsort(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> float:
-    weights = np.zeros(masks.shape)
-    count = 0
-    for weight, mask in zip(weights, masks, strict=True):
-        regions, n = ndimage.label(mask, np.ones((3, 3)))
-        count += n
-        weight[mask] = 1 / np.bincount(regions[mask])[regions[mask]]
-    order = np.argsort(maps, axis=None)[::-1]
-    scores = maps.ravel()[order]
-    last = np.append(np.diff(scores) != 0, True)
-    fpr = np.concatenate([[0], np.cumsum(~masks.ravel()[order])[last] / (~masks).sum()])
-    pro = np.concatenate([[0], np.cumsum(weights.ravel()[order])[last] / count])
-    inside = fpr <= 0.3
-    at = np.interp(0.3, fpr, pro)
-    return float(np.trapezoid(np.append(pro[inside], at), np.append(fpr[inside], 0.3)) / 0.3)
 
 
 @pytest.mark.parametrize("implementation", [average_pro, pro_by_global_argsort])
