@@ -156,7 +156,7 @@ def _judge(side: Result) -> None:
 
 
 def _judge_by_values(sides: dict[str, Result], like: tuple[str, float]) -> None:
-    """Whole runs have no reference: right is what agrees with a named contender."""
+    """Whole runs have no reference: those that do not agree with a named contender only differ from it."""
     name, gate = like
     if sides[name]["status"] != "right":
         return
@@ -166,7 +166,7 @@ def _judge_by_values(sides: dict[str, Result], like: tuple[str, float]) -> None:
             found = side["difference"]["values"]
             apart = max(abs(found[key] - exact[key]) for key in exact)
             side["difference"] |= {"max_abs": apart, "gate": gate, "gate_on": "absolute", "right": apart <= gate}
-            side["status"] = "right" if apart <= gate else "wrong"
+            side["status"] = "right" if apart <= gate else "differs"
 
 
 def rates(threads: int, *, quick: bool) -> Result:

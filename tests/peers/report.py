@@ -46,12 +46,16 @@ def ratio(row: Result, side: Result, unit: str) -> float | None:
 
 
 def judged(row: Result) -> Iterator[tuple[Result, str, float | None]]:
-    """Each target of a row with the best contender of ours that is right, and its ratio."""
+    """Each target of a row, the best of ours that is right, and its ratio if the baseline is not wrong."""
+    base = next(s for s in row["sides"] if s["name"] == row["baseline"])
     for target in row["targets"]:
         reached = [
             (r, s["name"])
             for s in row["sides"]
-            if not s["peer"] and s["status"] == "right" and (not target["ours"] or s["name"] == target["ours"])
+            if base["status"] in {"right", "differs"}
+            and not s["peer"]
+            and s["status"] == "right"
+            and (not target["ours"] or s["name"] == target["ours"])
             if (r := ratio(row, s, target["measure"])) is not None
         ]
         best, name = max(reached, default=(None, NONE))
@@ -86,8 +90,9 @@ def _targets(rows: list[Result]) -> Grid:
 def _provenance(results: Result) -> list[str]:
     rows = results["rows"].values()
     facts = [
-        "Ratio: the baseline's median over ours. Verdicts: right or wrong by the difference from float64 references; "
-        "raised, timeout and killed as found. A ratio over a wrong result is still shown, never counted.",
+        "Ratio: the baseline's median over the contender's. Verdicts: right or wrong by the difference from float64 "
+        "references; a whole run, which has none, differs from ours or not; raised, timeout and killed as found. "
+        "No target is reached by a wrong result, or against one.",
         "MB: peak resident memory while running, less what was there with the inputs (whole runs: the peak itself); "
         "each figure from a process of its own.",
         "Floor: the slower of reading the bytes and of the arithmetic, at the rates below.",

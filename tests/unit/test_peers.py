@@ -117,10 +117,13 @@ def test_reports_are_the_same_from_what_was_read_back(results: dict[str, Any], t
     assert "| ours | right | 4 | 2 | 4.0x | 4.0 | 1.0x | 1.0e-07 | 5.0e-01 | 1 |" in first["peers.md"].decode()
 
 
-def test_a_wrong_result_reaches_no_target(results: dict[str, Any]) -> None:
+def test_no_target_is_reached_by_a_wrong_result_or_against_one(results: dict[str, Any]) -> None:
     ((_, name, best),) = report.judged(results["rows"]["fit"])
     assert (name, best) == ("ours", pytest.approx(4.0))
     assert "| fit | ours | 4.0x | 3x | yes |" in report.to_markdown(results)
+    results["rows"]["fit"]["sides"][0]["status"] = "wrong"
+    ((_, name, best),) = report.judged(results["rows"]["fit"])
+    assert best is None
 
 
 def test_runs_are_judged_by_a_named_contender() -> None:
@@ -128,7 +131,7 @@ def test_runs_are_judged_by_a_named_contender() -> None:
     for name, value in (("a", 0.9), ("b", 0.901), ("c", 0.8)):
         sides[name] |= {"status": "right", "difference": {"values": {"auroc": value}, "right": True}}
     _judge_by_values(sides, ("a", 0.01))
-    assert [side["status"] for side in sides.values()] == ["right", "right", "wrong"]
+    assert [side["status"] for side in sides.values()] == ["right", "right", "differs"]
 
 
 def test_a_missing_peer_is_one_line_and_exit_code_2(
