@@ -179,7 +179,10 @@ def _embedding(quick: bool) -> list[Row]:
                           note="what the model computes: kept channels on their own grids, read tile by tile later"),
             ),
             "anomalib", repetitions=3 if quick else 15, memory=threads == max(THREADS),
-            targets=(Target("s", 6, f"embedding, batch {batch}, {_threads(threads)} each"),) if batch > 1 else (),
+            targets=(
+                Target("s", 6, f"embedding, the same tensor, batch {batch}, {_threads(threads)} each", ours="embed"),
+                Target("s", 6, f"embedding, what is used of it, batch {batch}, {_threads(threads)} each", ours="select"),
+            ) if batch > 1 else (),
         )
         for batch in (1, 16, 32)
         for threads in THREADS
