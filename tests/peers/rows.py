@@ -180,8 +180,8 @@ def _embedding(quick: bool) -> list[Row]:
             ),
             "anomalib", repetitions=3 if quick else 15, memory=threads == max(THREADS),
             targets=(
-                Target("s", 6, f"embedding, the same tensor, batch {batch}, {_threads(threads)} each", ours="embed"),
-                Target("s", 6, f"embedding, what is used of it, batch {batch}, {_threads(threads)} each", ours="select"),
+                Target("s", 6, f"embedding, the same tensor, batch {batch}, {_threads(threads)}", ours="embed"),
+                Target("s", 6, f"embedding, what is used of it, batch {batch}, {_threads(threads)}", ours="select"),
             ) if batch > 1 else (),
         )
         for batch in (1, 16, 32)
