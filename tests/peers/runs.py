@@ -47,6 +47,7 @@ def _theirs(options: dict[str, Any], given: Inputs) -> dict[str, float]:
         channels=draw_channels(given["channels"], given["d"], 0),
         side=given["side"],
         workers=options["workers"],
+        bare=options["bare"],
     )
 
 

@@ -76,10 +76,12 @@ def whole_run(
     channels: Sequence[int],
     side: int,
     workers: int,
+    bare: bool,
 ) -> dict[str, float]:
-    """Images to metrics through its engine, with as little besides as it allows.
+    """Images to metrics through its engine, without pictures.
 
-    No validation split, no normalisation of scores, no pictures: what is left is what ``padim-bench run`` does.
+    ``bare`` leaves out what its defaults do besides: a validation pass over the test set, and scores
+    normalised by it. Its AUROC then meets raw distances, on which torchmetrics puts a sigmoid.
     """
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
@@ -99,15 +101,17 @@ def whole_run(
         pre_trained=False,
         n_features=len(channels),
         pre_processor=Padim.configure_pre_processor((side, side)),
-        post_processor=False,
+        post_processor=not bare,
         evaluator=evaluator,
         visualizer=False,
     )
     padim.model.idx = torch.tensor(channels)
     load(padim.model.feature_extractor.feature_extractor, state)
-    data = MVTecAD(root, category, train_batch_size=32, eval_batch_size=32, num_workers=workers, val_split_mode="none")
+    split = "none" if bare else "same_as_test"
+    data = MVTecAD(root, category, train_batch_size=32, eval_batch_size=32, num_workers=workers, val_split_mode=split)
+    options = {"limit_val_batches": 0} if bare else {}
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(accelerator="cpu", default_root_dir=folder, enable_progress_bar=False, limit_val_batches=0)
+        engine = Engine(accelerator="cpu", default_root_dir=folder, enable_progress_bar=False, **options)
         engine.fit(padim, datamodule=data)
         (found,) = engine.test(padim, datamodule=data, verbose=False)
     return {
