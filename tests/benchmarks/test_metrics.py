@@ -12,6 +12,7 @@ from work import Measure, best_time
 from padim_bench import average_pro, detection_metrics
 from padim_bench.metrics.pro import StreamedPRO, StreamingPRO
 from padim_bench.metrics.roc import StreamedAUROC, StreamingROC
+from tests.peers.reference import pro_by_global_argsort
 
 Maps, Masks = NDArray[np.float32], NDArray[np.bool_]
 SIZE = "117 maps of 224x224"
@@ -32,24 +33,6 @@ def category() -> tuple[Maps, Masks]:
 
 def moved(maps: Maps, masks: Masks) -> int:
     return maps.nbytes + masks.nbytes
-
-
-def pro_by_global_argsort(maps: Maps, masks: Masks) -> float:
-    weights = np.zeros(masks.shape)
-    count = 0
-    for weight, mask in zip(weights, masks, strict=True):
-        regions, n = ndimage.label(mask, np.ones((3, 3)))
-        count += n
-        if n:
-            weight[mask] = 1 / np.bincount(regions[mask])[regions[mask]]
-    order = np.argsort(maps, axis=None)[::-1]
-    scores = maps.ravel()[order]
-    last = np.append(np.diff(scores) != 0, True)
-    fpr = np.concatenate([[0], np.cumsum(~masks.ravel()[order])[last] / (~masks).sum()])
-    pro = np.concatenate([[0], np.cumsum(weights.ravel()[order])[last] / count])
-    inside = fpr <= 0.3
-    at = np.interp(0.3, fpr, pro)
-    return float(np.trapezoid(np.append(pro[inside], at), np.append(fpr[inside], 0.3)) / 0.3)
 
 
 def streamed_pro(maps: Maps, masks: Masks) -> StreamedPRO:

@@ -1,0 +1,174 @@
+"""Starts the processes that measure, and gathers what they answer into one result per row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.peers.rows import Contender, Row
+from tests.peers.worker import MARK
+
+ROOT = Path(__file__).resolve().parents[2]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+Result = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def ask(job: dict[str, Any], timeout_s: float) -> Result:
+    """The answer of a fresh process, with its wall time; or how it failed, in the words of "status" and "message"."""
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job["threads"]))
+    command = [sys.executable, "-m", "tests.peers.worker", json.dumps(job)]
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"status": "timeout", "message": f"not done after {timeout_s:g} s"}
+    wall = time.perf_counter() - start
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return {"status": "killed", "message": f"ended by {name}" + " (out of memory?)" * (name == "SIGKILL")}
+    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not answers:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"status": "failed", "message": (lines or [f"exit code {done.returncode}"])[-1].strip()[:300]}
+    answer: Result = json.loads(answers[-1].removeprefix(MARK))
+    return {**answer, "wall_s": wall} if job["job"] == "once" else answer
+
+
+def measure(row: Row, say: Say) -> Result:
+    """One row: every contender's samples, memory, difference and verdict. A contender's failure is its own."""
+    before, start = os.getloadavg(), time.perf_counter()
+    sides = {c.name: _side(c) for c in row.contenders}
+    if row.mode == "alternate":
+        _alternate(row, sides, say)
+    else:
+        _fresh(row, sides, say)
+    for side in sides.values():
+        _judge(side)
+    if row.values_like:
+        _judge_by_values(sides, row.values_like)
+    return {
+        "name": row.name,
+        "work": row.work,
+        "size": row.size,
+        "mode": row.mode,
+        "baseline": row.baseline,
+        "targets": [vars(t) for t in row.targets],
+        "notes": list(row.notes),
+        "sides": list(sides.values()),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "took_s": round(time.perf_counter() - start, 1),
+        "load_average": {"before": [round(v, 2) for v in before], "after": [round(v, 2) for v in os.getloadavg()]},
+    }
+
+
+def _side(contender: Contender) -> Result:
+    return {
+        "name": contender.name,
+        "peer": contender.peer,
+        "threads": contender.threads,
+        "options": contender.options,
+        "note": contender.note,
+        "status": "ok",
+        "message": "",
+        "samples_s": [],
+        "samples_bytes": [],
+        "difference": None,
+        "least_work": None,
+    }
+
+
+def _job(row: Row, kind: str, threads: int, **more: Any) -> dict[str, Any]:
+    return {"job": kind, "task": row.task, "size": row.size, "threads": threads, "values": True, **more}
+
+
+def _fresh(row: Row, sides: dict[str, Result], say: Say) -> None:
+    """Every sample from a process of its own, contenders in turns."""
+    for repetition in range(row.repetitions):
+        for contender in row.contenders:
+            side = sides[contender.name]
+            if side["status"] != "ok" or repetition >= (contender.repetitions or row.repetitions):
+                continue
+            job = _job(row, "once", contender.threads, contender=vars(contender))
+            answer = ask(job, row.timeout_s)
+            side["status"], side["message"] = answer["status"], answer.get("message", "")
+            if answer["status"] != "ok":
+                say(f"  {contender.name}: {answer['status']}: {side['message']}")
+                continue
+            side["samples_s"].append(answer["wall_s" if row.mode == "process" else "seconds"])
+            if row.mode == "process":
+                side.setdefault("inside_s", []).append(answer["seconds"])
+            extra = answer["peak_rss_bytes" if row.mode == "process" else "extra_bytes"]
+            if extra is not None:
+                side["samples_bytes"].append(extra)
+            side["difference"] = _worse(side["difference"], answer["difference"])
+            side["least_work"] = answer.get("least_work")
+            say(f"  {contender.name}: {side['samples_s'][-1]:.3f} s")
+
+
+def _alternate(row: Row, sides: dict[str, Result], say: Say) -> None:
+    """Times from one process, in turns; memory from one process each."""
+    threads = row.contenders[0].threads
+    contenders = [vars(c) for c in row.contenders]
+    answers = ask(_job(row, "alternate", threads, contenders=contenders, repetitions=row.repetitions), row.timeout_s)
+    failed = answers if "status" in answers else None
+    for contender in row.contenders:
+        side = sides[contender.name]
+        answer = failed or answers[contender.name]
+        side["status"], side["message"] = answer["status"], answer.get("message", "")
+        if answer["status"] != "ok":
+            say(f"  {contender.name}: {answer['status']}: {side['message']}")
+            continue
+        side["samples_s"], side["difference"] = answer["samples"], answer.get("difference")
+        side["least_work"] = answer.get("least_work")
+        say(f"  {contender.name}: {statistics.median(side['samples_s']):.4f} s")
+        if row.memory:
+            job = _job(row, "once", threads, contender=vars(contender)) | {"values": False}
+            answer = ask(job, row.timeout_s)
+            if answer.get("extra_bytes") is not None:
+                side["samples_bytes"].append(answer["extra_bytes"])
+
+
+def _worse(one: Result | None, other: Result) -> Result:
+    if one is None or "max_rel" not in other:
+        return other
+    return max(one, other, key=lambda d: (not d["right"], d["max_rel"]))
+
+
+def _judge(side: Result) -> None:
+    for unit in ("s", "bytes"):
+        samples = side[f"samples_{unit}"]
+        side[f"median_{unit}"] = statistics.median(samples) if samples else None
+        side[f"min_{unit}"] = min(samples, default=None)
+    if side["status"] == "ok":
+        side["status"] = "right" if side["difference"]["right"] else "wrong"
+
+
+def _judge_by_values(sides: dict[str, Result], like: tuple[str, float]) -> None:
+    """Whole runs have no reference: those that do not agree with a named contender only differ from it."""
+    name, gate = like
+    if sides[name]["status"] != "right":
+        return
+    exact = sides[name]["difference"]["values"]
+    for side in sides.values():
+        if side["status"] == "right":
+            found = side["difference"]["values"]
+            apart = max(abs(found[key] - exact[key]) for key in exact)
+            side["difference"] |= {"max_abs": apart, "gate": gate, "gate_on": "absolute", "right": apart <= gate}
+            side["status"] = "right" if apart <= gate else "differs"
+
+
+def rates(threads: int, *, quick: bool) -> Result:
+    size = {"bytes": 1 << (24 if quick else 30), "side": 256 if quick else 2048}
+    return ask({"job": "rates", "size": size, "threads": threads}, 300)

@@ -1,0 +1,182 @@
+"""The suite that measures us beside others, as far as it goes without them."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from padim_bench.padim.gaussian import fit_gaussians
+from tests.peers import __main__ as peers
+from tests.peers import fit, inputs, reference, report, scripts, theirs
+from tests.peers.measure import _judge, _judge_by_values, _side
+from tests.peers.rows import STRATEGIES, Contender, all_rows
+from tests.peers.worker import once, told
+
+N, D, GRID = 7, 5, 3
+
+
+def test_the_script_and_the_reference_and_our_float64_agree() -> None:
+    train, images = (inputs.embeddings(n, D, GRID, seed) for n, seed in ((N, 0), (2, 1)))
+    exact = reference.squared_distances(train.flatten(2), images.flatten(2), theirs.EPSILON).sqrt()
+    script = scripts.distances(images.double().numpy(), scripts.fit(train.double().numpy(), theirs.EPSILON)).reshape(
+        2, -1
+    )
+    ours = fit_gaussians(
+        fit.our_moments(train, "float64"), epsilon=theirs.EPSILON, strategy="cholesky", storage="float64"
+    )
+    np.testing.assert_allclose(script, exact, rtol=1e-9)
+    squared = ours.squared_distances(ours.embedding.select([images.double()]))
+    np.testing.assert_allclose(squared.sqrt(), exact, rtol=1e-9)
+
+
+def test_the_scripts_maps_are_the_references() -> None:
+    distances = torch.rand(2, 6, 6, dtype=torch.float64)
+    exact = reference.anomaly_maps(distances, 24, sigma=4.0, border="reflect")
+    np.testing.assert_allclose(scripts.maps(distances.numpy(), 24, 4.0), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "index"),
+    [
+        ("script-fit-d100", {"n": N, "d": D, "grid": GRID}, None),
+        ("script-score-d100", {"n": N, "d": D, "grid": GRID, "batch": 2, "border": "reflect"}, None),
+        ("embedding-b16-t1", {"batch": 2, "d": 100, "grid": 4}, 1),
+        ("pro", {"metric": "pro", "tied": False, "maps": 8, "side": 40}, 2),
+        ("pro-ties", {"metric": "pro", "tied": True, "maps": 8, "side": 40}, 3),
+        ("auroc-ties", {"metric": "auroc", "tied": True, "maps": 8, "side": 40}, 0),
+        ("auroc", {"metric": "auroc", "tied": False, "maps": 8, "side": 40}, 2),
+    ],
+)
+def test_a_row_measures_and_compares(name: str, size: dict[str, Any], index: int | None) -> None:
+    row = next(row for row in all_rows() if row.name == name)
+    for contender in row.contenders if index is None else [row.contenders[index]]:
+        answer = once({"task": row.task, "size": size, "values": True, "contender": vars(contender)})
+        assert answer["status"] == "ok"
+        assert answer["difference"]["right"], answer
+
+
+def test_every_row_is_named_once_and_can_be_sent_to_a_process() -> None:
+    for quick in (False, True):
+        rows = all_rows(quick=quick)
+        assert len({row.name for row in rows}) == len(rows)
+        for row in rows:
+            assert json.loads(json.dumps(row.size)) == row.size
+            names = [c.name for c in row.contenders]
+            assert len(set(names)) == len(names)
+            assert row.baseline in names
+            assert all(not t.ours or t.ours in names for t in row.targets)
+            assert row.mode != "alternate" or len({c.threads for c in row.contenders}) == 1
+            assert row.values_like is None or row.values_like[0] in names
+
+
+def result(status: str, seconds: float, *, peer: bool, name: str) -> dict[str, Any]:
+    side = _side(Contender(name, peer, 1, {}))
+    side |= {"samples_s": [seconds, 3 * seconds, 2 * seconds], "samples_bytes": [4_000_000]}
+    side |= {"difference": {"max_abs": 0.5, "max_rel": 1e-7, "right": status == "right"}}
+    side |= {"least_work": {"flops": 1e9, "dtype": "float32", "bytes": 10}}
+    _judge(side)
+    return side
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    where = {"cpu": "a CPU", "cpu_count": 2, "os": "Linux", "python": "3.12.0", "commit": "c" * 40, "dirty": False}
+    row = {
+        "name": "fit",
+        "work": "a fit",
+        "size": {"d": 100},
+        "mode": "fresh",
+        "baseline": "theirs",
+        "targets": [{"measure": "s", "at_least": 3.0, "what": "fit", "ours": ""}],
+        "notes": ["A note."],
+        "sides": [
+            result("right", 8.0, peer=True, name="theirs"),
+            result("right", 2.0, peer=False, name="ours"),
+            result("wrong", 0.5, peer=False, name="fast and wrong"),
+        ],
+        "finished": "2026-01-01T00:00:00+00:00",
+        "load_average": {"before": [0.1, 0, 0], "after": [0.2, 0, 0]},
+        "provenance": {"environment": where | {"versions": {"torch": "2"}}, "peers": {"anomalib": "2"}, "quick": False},
+    }
+    rates = {"status": "ok", "read_bytes_per_s": 1e9, "float32_flops_per_s": 1e9, "float64_flops_per_s": 1e9}
+    return {"schema": report.SCHEMA, "rates": {"1": rates}, "rows": {"fit": row}}
+
+
+def test_reports_are_the_same_from_what_was_read_back(results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(tmp_path, results)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(first) == ["peers.csv", "peers.md", "results.json"]
+    report.write(tmp_path, report.read(tmp_path))
+    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "| ours | right | 4 | 2 | 4.0x | 4.0 | 1.0x | 1.0e-07 | 5.0e-01 | 1 |" in first["peers.md"].decode()
+
+
+def test_no_target_is_reached_by_a_wrong_result_or_against_one(results: dict[str, Any]) -> None:
+    ((_, name, best),) = report.judged(results["rows"]["fit"])
+    assert (name, best) == ("ours", pytest.approx(4.0))
+    assert "| fit | ours | 4.0x | 3x | yes |" in report.to_markdown(results)
+    results["rows"]["fit"]["sides"][0]["status"] = "wrong"
+    ((_, name, best),) = report.judged(results["rows"]["fit"])
+    assert best is None
+
+
+def test_runs_are_judged_by_a_named_contender() -> None:
+    sides = {name: _side(Contender(name, name == "b", 1, {})) for name in "abc"}
+    for name, value in (("a", 0.9), ("b", 0.901), ("c", 0.8)):
+        sides[name] |= {"status": "right", "difference": {"values": {"auroc": value}, "right": True}}
+    _judge_by_values(sides, ("a", 0.01))
+    assert [side["status"] for side in sides.values()] == ["right", "right", "differs"]
+
+
+def test_a_missing_peer_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = metadata.version
+
+    def version(name: str) -> str:
+        if name == "anomalib":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert peers.main(["--results", str(tmp_path / "peers")]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.count("\n") == 1
+    assert "anomalib is not installed" in said.err
+    assert not (tmp_path / "peers").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [(["--only", "nope"], "no row 'nope'"), (["--only", ""], "no row"), (["--strategies", "nope"], "choose from")],
+)
+def test_unknown_names_are_refused(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert peers.main(arguments) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_rows_are_listed_without_any_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert peers.main(["--list", "--only", "fit,pro"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "fit-d100",
+        "fit-d550",
+        "pro",
+        "pro-ties",
+    ]
+
+
+def test_what_failed_is_told_without_paths() -> None:
+    assert told(OSError("no /home/user/x.png here\nand more")) == "OSError: no <path> here"
+
+
+def test_default_strategies_are_of_the_registry() -> None:
+    from padim_bench.padim.strategies import STRATEGY_NAMES
+
+    assert set(STRATEGIES) <= set(STRATEGY_NAMES)
