@@ -157,3 +157,38 @@ def test_epsilon_is_kept_whole_in_float16_storage() -> None:
     fitted = fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="woodbury", storage="float16")
     assert fitted.state["rows"].dtype == torch.float16
     assert fitted.state["epsilon"][0].item() == pytest.approx(0.01, rel=1e-7)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("n", "d", "side", "n_test"),
+    [(2, 1, 1, 1), (209, 550, 1, 1), (30, 67, 3, 1), (131, 65, 3, 5), (40, 203, 4, 2), (66, 129, 2, 33)],
+    ids=["least", "one position", "one image", "n above d", "n below d", "no block divides"],
+)
+def test_every_fast_path_equals_float64_whatever_the_sizes_and_threads(
+    n: int, d: int, side: int, n_test: int, n_threads: int
+) -> None:
+    embedding = PatchEmbedding((d,), ((side, side),), tuple(range(d)))
+    generator = torch.Generator().manual_seed(n)
+    scale = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)
+    train, test = (torch.randn(k, d, side, side, generator=generator) * scale + 3 for k in (n, n_test))
+    x, y = (f.flatten(2).double().numpy() for f in (train, test))
+    exact = np.empty((n_test, side * side))
+    for p in range(side * side):
+        sigma = np.cov(x[:, :, p], rowvar=False).reshape(d, d) + 0.01 * np.eye(d)
+        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
+        exact[:, p] = (delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        for name in (s for s in STRATEGIES if STRATEGIES[s].exact and s != "explicit-lu"):
+            for storage, tolerance in (("float64", 1e-9), ("float32", 2e-5), ("float16", 5e-3)):
+                moments = TrainingMoments(embedding, torch.float64, 1 << 30)
+                moments.update(embedding.select([train]))
+                fitted = fit_gaussians(moments, epsilon=0.01, strategy=name, storage=storage)
+                found = fitted.squared_distances(embedding.select([test])).double().numpy()
+                # Differences near zero are rounded with their means: relative to a distance of 1 there.
+                assert (np.abs(found - exact) / np.maximum(exact, 1)).max() < tolerance, (name, storage)
+                assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
