@@ -23,7 +23,7 @@ from padim_bench.harness.fresh import named_again
 from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
 from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
-from padim_bench.harness.records import Record, check_mergeable, write_bytes, write_text
+from padim_bench.harness.records import Record, check_mergeable, without_paths, write_bytes, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.harness.timing import measure_timing
@@ -161,6 +161,8 @@ def reproduce(
     writer = _Writer(results, on_message)
     if settings.protocol != get_protocol("paper") and (fixed := [n for n in names if n not in FOLLOW_PROTOCOL]):
         on_message(f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol and --compare-at say")
+    if settings.backbone_dtype != "float32" and (timed := [n for n in names if n in {"table7", "table8"}]):
+        on_message(f"{', '.join(timed)}: measured with the backbone in float32, whatever --backbone-dtype says")
     for name in names:
         if name in specs and name in over_images:
             runs = {
@@ -427,7 +429,7 @@ class _Writer:
     def _not_measured(self, name: str, error: PadimBenchError) -> str:
         """A measurement that fails is said to have failed, and costs no other."""
         self.on_message(f"{name}: not measured: {error}")
-        return str(error)
+        return without_paths(str(error))
 
     def _measured(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Record]) -> Record:
         """A measurement of this very thing on this machine from ``measurements/``, or a new one kept there."""

@@ -27,7 +27,8 @@ class RunConfig:
         seed: of a random reduction; 0 where nothing is drawn.
         fusion: "concatenate" (the paper's), or "sum" for the sum of the maps of one model per layer.
         strategy, dtype: how the inverse covariance is held.
-        compute_dtype: of means, covariances and factorisations.
+        compute_dtype: of means, covariances and factorisations; a strategy that needs no more takes float32,
+            which the record says.
         backbone_dtype: of the backbone's convolutions.
         protocol: images, maps and epsilon.
         device, threads: where it ran; batched LU depends on the threads.

@@ -19,7 +19,8 @@ def measurement_path(folder: Path, name: str, asked: Mapping[str, Any]) -> Path:
     ``asked`` holds JSON values; its "device" tells whether a GPU is part of the machine.
     """
     here = environment(str(asked.get("device", "cpu")))
-    machine = {"cpu": here["cpu"], "gpu": here.get("gpu"), "torch": here["versions"]["torch"]}
+    machine = {key: here.get(key) for key in ("cpu", "cpu_count", "gpu", "openmp")}
+    machine |= {key: here["versions"][key] for key in ("padim-bench", "torch")}
     named = {"schema": SCHEMA_VERSION, "machine": machine, "asked": dict(asked)}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     return folder / f"{name}-{digest[:12]}.json"

@@ -18,7 +18,7 @@ from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import environment
 from padim_bench.harness.fresh import in_fresh_process, named_again
 from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
-from padim_bench.harness.records import Record, check_writable
+from padim_bench.harness.records import Record, check_writable, without_paths
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
@@ -214,4 +214,4 @@ def _without_paths(reason: str, category: Category, model: ProfileModel) -> str:
         places.append((model.weights.path, model.weights.label))
     for place, name in places:
         reason = reason.replace(str(place.resolve()), name).replace(str(place), name)
-    return reason
+    return without_paths(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def without_paths(text: str) -> str:
+    """A message without the absolute paths in it, quoted or not, for what is published."""
+    text = re.sub(r"(['\"])/[^'\"\n]*\1", "<path>", text)
+    return re.sub(r"(?<![\w.:<])/[^\s'\":,)]+", "<path>", text)
 
 
 def write_text(path: Path, text: str) -> None:

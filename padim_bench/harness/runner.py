@@ -501,6 +501,7 @@ def make_record(
         "metrics": result.metrics,
         "extra": result.extra,
         "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
+        "computed_in": "+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
         "state_bytes": sum(f.state_bytes for f in fitted) if fitted else None,
         "residual": max(f.residual for f in fitted) if fitted else None,
         "clamped": sum(f.clamped for f in fitted) if fitted else None,

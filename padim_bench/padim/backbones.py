@@ -111,7 +111,7 @@ class Backbone(nn.Module):
         if not error <= BACKBONE_ERROR_LIMIT:
             raise PadimBenchError(
                 f"features of {self.weights.arch} in {self.dtype} are off by {error:.2g} relative to float32, "
-                f"allowed {BACKBONE_ERROR_LIMIT:g}: use --backbone-dtype float32"
+                f"allowed {BACKBONE_ERROR_LIMIT:g}: use float32 (--backbone-dtype, backbone_dtype=)"
             )
         return error
 

@@ -164,7 +164,9 @@ class PatchGaussians:
         epsilon: on the diagonal of every covariance.
         mean: (P, D), float32 (float64 for float64 storage).
         state: the strategy's tensors, (P, ...), in the storage dtype.
-        residual: largest relative error of the squared distance against float64 on sampled positions.
+        residual: largest relative error of the squared distance against float64 on sampled positions,
+            from centred embeddings of ``computed_in``.
+        computed_in: dtype of means, covariances and factorisations.
         clamped: how many squared distances came out negative, and were set to 0, so far.
     """
 
@@ -176,21 +178,12 @@ class PatchGaussians:
     state: State
     residual: float = float("nan")
     clamped: int = field(default=0)
+    computed_in: str = "float64"
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the strategy's tensors and the means."""
         return sum(t.numel() * t.element_size() for t in (*self.state.values(), self.mean))
-
-    @property
-    def _apply(self) -> Callable[[State, Tensor], Tensor]:
-        """The strategy's ``apply``, or ``apply_rounded`` if there is one and the state was rounded."""
-        return (self.strategy.apply_rounded if self._rounded else None) or self.strategy.apply
-
-    @property
-    def _rounded(self) -> bool:
-        """Whether the state is stored in a narrower dtype than the means, in which it is applied."""
-        return any(t.element_size() < self.mean.element_size() for t in self.state.values())
 
     def squared_distances(self, selected: Sequence[Tensor]) -> Tensor:
         """Equation 2, squared: (B, P), never negative, of features as ``PatchEmbedding.select`` gives them."""
@@ -200,17 +193,19 @@ class PatchGaussians:
         values = sum(t[0].numel() for t in self.state.values())
         bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
 
-        apply_tile, budget = self._apply, _APPLY_BYTES if self._rounded else _APPLY_BYTES_AS_STORED
+        # Whether the state is widened: stored in a narrower dtype than the means, in which it is applied.
+        narrow = any(t.element_size() < self.mean.element_size() for t in self.state.values())
+        budget = _APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED
+        negative: list[int] = []
 
         def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
             delta -= self.mean[positions].unsqueeze(1)
             tile = {k: t[positions].to(self.mean.dtype) for k, t in self.state.items()}
-            squared = apply_tile(tile, delta.mT)
+            squared = self.strategy.apply(tile, delta.mT)
             negative.append(int((squared < 0).sum()))
             out[:, positions] = squared.clamp(min=0).T
 
-        negative: list[int] = []
         for_each(apply, _tiles(self.embedding.n_positions, bytes_each, budget), parallel=not out.is_cuda)
         self.clamped += sum(negative)
         if not torch.isfinite(out).all():
@@ -253,10 +248,12 @@ def fit_gaussians(
     d, total = moments.embedding.n_features, moments.embedding.n_positions
     chosen = get_strategy(strategy, moments.n, d)
     working = torch.float64 if storage == "float64" else torch.float32
-    result = PatchGaussians(moments.embedding, chosen, moments.n, epsilon, torch.empty(0), {})
-    allocation = threading.Lock()
     narrow = storage != "float64" and chosen.fits_in_float32(moments.n, d)
     dtype = torch.float32 if narrow else moments.dtype
+    result = PatchGaussians(
+        moments.embedding, chosen, moments.n, epsilon, torch.empty(0), {}, computed_in=str(dtype).removeprefix("torch.")
+    )
+    allocation = threading.Lock()
     sampled = range(0, total, max(1, total // _RESIDUAL_SAMPLES))
     residuals: list[float] = []
 
@@ -307,5 +304,5 @@ def _residual(fitted: PatchGaussians, chunk: PositionChunk, first: int, position
     delta = torch.cat([noise[:, :, :4], factor @ noise[:, :, 4:]], dim=2).to(working)
     exact = torch.linalg.solve_triangular(factor, delta.double(), upper=False).square().sum(dim=1)
     tile = {k: t[position : position + 1].to(working) for k, t in fitted.state.items()}
-    error = ((fitted._apply(tile, delta).double() - exact) / exact).abs().max()
+    error = ((fitted.strategy.apply(tile, delta).double() - exact) / exact).abs().max()
     return float(error) if torch.isfinite(error) else float("inf")

@@ -35,7 +35,7 @@ class PaDiM:
         strategy: how the inverse covariance is held; see ``STRATEGIES``, or "auto" for the smallest exact one.
         dtype: storage of the strategy's state: float32, float16, bfloat16 or float64.
         compute_dtype: of means, covariances and factorisations. float64 keeps ill-conditioned features
-            exact in float32 storage and costs about twice the time of a fit.
+            exact in float32 storage and costs about twice the time of a fit. "dual" needs float32 alone.
         layers: "paper", a named reading, or timm module names.
         weights: safetensors file, directory of them, or "random"; None: the environment's, then the hub.
         protocol: preset or :class:`Protocol`; its epsilon, interpolation and smoothing are used here.
@@ -254,7 +254,7 @@ class PaDiM:
             weights = f"random:{saved['seed']}"
         name = f"{about['arch']}.{saved['tag']}" if saved["tag"] else about["arch"]
         try:
-            options = {"normalize": about["normalize"], "dtype": about["backbone_dtype"]}
+            options = {"normalize": about["normalize"], "dtype": about.get("backbone_dtype", "float32")}
             backbone = create_backbone(name, weights, about["layers"], **options)
         except WeightsNotFoundError as error:
             raise WeightsNotFoundError(
@@ -312,6 +312,8 @@ class PaDiM:
             size, empty = (int(batch.shape[2]), int(batch.shape[3])), False
             if self._image_size not in {None, size}:
                 raise PadimBenchError(f"images of {size} after images of {self._image_size}: resize them")
+            if self._image_size is None:
+                self.backbone.check_dtype(batch)
             features = self.backbone(batch)
             self._image_size = size
             yield features

@@ -262,7 +262,7 @@ def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if untrained:
         whose = f": {', '.join(untrained)}" if any(r["weights"]["trained"] for r in records) else ""
         found.append(f"untrained random weights{whose}")
-    if rounded := {r["config"]["backbone_dtype"] for r in records} - {"float32"}:
+    if rounded := {r["config"].get("backbone_dtype", "float32") for r in records} - {"float32"}:
         found.append(f"backbone in {', '.join(sorted(rounded))}")
     return tuple(found)
 

@@ -10,6 +10,7 @@ from work import IMAGES, TIMED, Invalid, Measure, features, nbytes
 
 from padim_bench import STRATEGIES, StrategyInvalidError
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from tests.peers.reference import FLOPS_PER_VALUE
 
 every_strategy = pytest.mark.parametrize("name", list(STRATEGIES))
 
@@ -70,7 +71,7 @@ def test_squared_distances(
         group=f"Distances of {positions} positions from features, d = {d}, batch {batch}, stored in {storage}",
         label=name,
         lossy=not STRATEGIES[name].exact,
-        flops=positions * batch * values * (4 if name == "woodbury" else 2),
+        flops=positions * batch * values * FLOPS_PER_VALUE.get(name, 2),
         moved=gaussians.state_bytes + nbytes(selected) + 4 * positions * batch,
         state_bytes=gaussians.state_bytes,
     )

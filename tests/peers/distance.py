@@ -15,7 +15,7 @@ from padim_bench.protocols import get_protocol
 from tests.peers import inputs as made
 from tests.peers import reference, scripts, theirs
 from tests.peers.compare import difference
-from tests.peers.fit import GATE, our_moments
+from tests.peers.fit import GATE, OUR_GATES, our_moments
 
 Inputs = dict[str, Any]
 
@@ -76,7 +76,8 @@ def settle(given: Inputs, *, values: bool) -> None:
 
 
 def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any]:
-    return difference(np.asarray(value), given["exact"], gate=GATE)
+    gate = OUR_GATES[options["storage"]] if options["who"] == "ours" else GATE
+    return difference(np.asarray(value), given["exact"], gate=gate)
 
 
 def least_work(options: dict[str, Any], size: dict[str, Any]) -> dict[str, Any] | None:
@@ -84,10 +85,11 @@ def least_work(options: dict[str, Any], size: dict[str, Any]) -> dict[str, Any] 
     if options["who"] != "ours":
         return None
     n, d, positions, batch = size["n"], size["d"], size["grid"] ** 2, size["batch"]
-    values = get_strategy(options["strategy"], n, d).n_values(n, d)
+    strategy = get_strategy(options["strategy"], n, d)
+    values = strategy.n_values(n, d)
     width = 2 if options["storage"] == "float16" else 4
     return {
-        "flops": 2 * values * positions * batch,
+        "flops": reference.FLOPS_PER_VALUE.get(strategy.name, 2) * values * positions * batch,
         "dtype": "float32",
         "bytes": positions * (width * values + 4 * d * (batch + 1)),
     }

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from padim_bench.harness.records import without_paths
 from tests.peers.rows import Contender, Row
 from tests.peers.worker import MARK
 
@@ -41,7 +42,10 @@ def ask(job: dict[str, Any], timeout_s: float) -> Result:
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not answers:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"status": "failed", "message": (lines or [f"exit code {done.returncode}"])[-1].strip()[:300]}
+        return {
+            "status": "failed",
+            "message": without_paths((lines or [f"exit code {done.returncode}"])[-1].strip())[:300],
+        }
     answer: Result = json.loads(answers[-1].removeprefix(MARK))
     return {**answer, "wall_s": wall} if job["job"] == "once" else answer
 
@@ -159,6 +163,9 @@ def _judge_by_values(sides: dict[str, Result], like: tuple[str, float]) -> None:
     """Whole runs have no reference: those that do not agree with a named contender only differ from it."""
     name, gate = like
     if sides[name]["status"] != "right":
+        for side in sides.values():
+            if side["status"] == "right":
+                side["status"] = "unjudged"
         return
     exact = sides[name]["difference"]["values"]
     for side in sides.values():

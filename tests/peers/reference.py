@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 _CHUNK = 16
+# Operations for every number stored and image: how often a strategy multiplies by it, times two.
+FLOPS_PER_VALUE = {"woodbury": 4, "dual": 8}
 
 
 def squared_distances(train: Tensor, images: Tensor, epsilon: float) -> Tensor:

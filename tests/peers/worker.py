@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -133,8 +132,10 @@ def _about(task: Any, value: Any, options: dict[str, Any], given: Any, job: dict
 
 def told(error: BaseException) -> str:
     """One line without the paths of this machine."""
+    from padim_bench.harness.records import without_paths
+
     line = (str(error).strip().splitlines() or [""])[0]
-    return re.sub(r"(?<![\w.:])/[^\s'\":,)]+", "<path>", f"{type(error).__name__}: {line}")[:300]
+    return without_paths(f"{type(error).__name__}: {line}")[:300]
 
 
 def _give_back_memory() -> None:

@@ -44,8 +44,7 @@ def relative_error(name: str, chunk: PositionChunk, delta: Tensor, exact: Tensor
         pytest.skip("batched LU is wrong on this machine, and the guard says so")
     working = torch.float64 if storage == torch.float64 else torch.float32
     widened = {k: v.to(storage).to(working) for k, v in state.items()}
-    apply = (strategy.apply_rounded if storage != working else None) or strategy.apply
-    squared = apply(widened, delta.to(working)).double()
+    squared = strategy.apply(widened, delta.to(working)).double()
     return float(((squared - exact) / exact).abs().max())
 
 
@@ -96,16 +95,19 @@ def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -
         assert (STRATEGIES[name].apply(state, x.mT.contiguous()) >= 0).all()
 
 
+@pytest.mark.parametrize("n", [30, 150, 199])
 @pytest.mark.parametrize("source", ["embeddings", "scatter"])
-def test_the_dual_form_is_right_in_float32_where_the_covariance_is_ill_conditioned(source: str, threads: int) -> None:
-    """At condition 1e7 a fit in float32 stays within the promise, where a float32 Cholesky factor is lost."""
-    x, epsilon = training(4, 30, 200) * 100, 0.01
-    delta = torch.bmm(torch.randn(4, 8, 30, dtype=torch.float64), x).mT + torch.randn(4, 200, 8, dtype=torch.float64)
+def test_the_dual_form_is_right_in_float32_where_the_covariance_is_ill_conditioned(
+    source: str, n: int, threads: int
+) -> None:
+    """At condition 1e6 to 1e7 a fit in float32 keeps the promise, as a Cholesky factor of few does not."""
+    x, epsilon = training(4, n, 200) * 100, 0.01
+    delta = torch.bmm(torch.randn(4, 8, n, dtype=torch.float64), x).mT + torch.randn(4, 200, 8, dtype=torch.float64)
     exact = reference(x, delta, epsilon)
     narrow = x.float() if source == "embeddings" else torch.bmm(x.mT, x)
-    chunk = PositionChunk(30, epsilon, **{"centred" if source == "embeddings" else "scatter": narrow})
+    chunk = PositionChunk(n, epsilon, **{"centred" if source == "embeddings" else "scatter": narrow})
     assert relative_error("dual", chunk, delta, exact, torch.float32) < 2e-5
-    if source == "embeddings":
+    if source == "embeddings" and n == 30:
         assert relative_error("cholesky", chunk, delta, exact, torch.float32) > 1e-3
 
 

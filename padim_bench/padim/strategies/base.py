@@ -92,8 +92,6 @@ class Strategy:
         apply: state, delta (P, D, B) = x - mean -> squared Mahalanobis distances (P, B). ``delta.mT`` is
             contiguous; with wide matrices products with it on the left are many times faster.
         n_values: (n images, D) -> numbers stored per position.
-        apply_rounded: ``apply`` for a state that was stored in a narrower dtype than it is applied in;
-            None if that makes no difference.
         automatic: whether "auto" may choose it.
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
         all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
@@ -105,7 +103,6 @@ class Strategy:
     fit: Callable[[PositionChunk], State]
     apply: Callable[[State, Tensor], Tensor]
     n_values: Callable[[int, int], int]
-    apply_rounded: Callable[[State, Tensor], Tensor] | None = None
     automatic: bool = True
     fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
     all_threads: bool = False

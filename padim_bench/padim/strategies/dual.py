@@ -7,8 +7,8 @@ distance is the value of a ridge regression of delta on the training images:
     at z = A^-1 Y delta, A = Y Y^T + epsilon I of side n - 1.
 
 Stored are Y and W, the inverse Cholesky factor of A. A sum of squares: never negative. At a minimum an
-error of z counts only by its square, so float32 serves throughout (largest relative error 9e-7 on
-features whose covariance has condition 8e4), and a fit is one product and one small factorisation.
+error of z counts only by its square, and one step of refinement takes most of it away, whatever W was
+rounded to: so float32 serves for fitting too, and a fit is one product and one small factorisation.
 """
 
 from __future__ import annotations
@@ -36,22 +36,12 @@ def fit(chunk: PositionChunk) -> State:
 
 
 def apply(state: State, delta: Tensor) -> Tensor:
-    return _value(state, *_minimum(state, delta.mT))
-
-
-def apply_rounded(state: State, delta: Tensor) -> Tensor:
-    """With one step of refinement, which takes the rounding of W out again."""
-    rows, images = state["rows"], delta.mT
-    z, rest = _minimum(state, images)
-    z += _solve(state, torch.bmm(rest, rows.mT) - state["epsilon"].unsqueeze(2) * z)
-    return _value(state, z, torch.baddbmm(images, z, rows, alpha=-1))
-
-
-def _minimum(state: State, images: Tensor) -> tuple[Tensor, Tensor]:
-    """z (P, B, n - 1) and what it leaves of the images' differences (P, B, D)."""
-    rows = state["rows"]
+    rows, epsilon, images = state["rows"], state["epsilon"], delta.mT
     z = _solve(state, torch.bmm(images, rows.mT))
-    return z, torch.baddbmm(images, z, rows, alpha=-1)
+    rest = torch.baddbmm(images, z, rows, alpha=-1)
+    z += _solve(state, torch.bmm(rest, rows.mT) - epsilon.unsqueeze(2) * z)
+    rest = torch.baddbmm(images, z, rows, alpha=-1)
+    return rest.square().sum(dim=2) / epsilon + z.square().sum(dim=2)
 
 
 def _solve(state: State, right: Tensor) -> Tensor:
@@ -60,10 +50,6 @@ def _solve(state: State, right: Tensor) -> Tensor:
     for rows, block in triangular.blocks_of(state, "factor"):
         solution[:, :, : rows.stop].baddbmm_(torch.bmm(right[:, :, : rows.stop], block.mT), block)
     return solution
-
-
-def _value(state: State, z: Tensor, rest: Tensor) -> Tensor:
-    return rest.square().sum(dim=2) / state["epsilon"] + z.square().sum(dim=2)
 
 
 def _n_values(n: int, d: int) -> int:
@@ -77,7 +63,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    apply_rounded=apply_rounded,
     n_values=_n_values,
     fits_in_float32=lambda n, d: n - 1 <= d,  # beyond, rows are eigenvectors, whose errors count in full
 )
