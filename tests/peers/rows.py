@@ -277,7 +277,7 @@ def _scripts(strategies: Sequence[str], quick: bool) -> list[Row]:
 def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
     def row(
         name: str, what: str, category: str, arch: str, channels: int, d: int, side: int, threads: int, *,
-        repetitions: int, workers: tuple[int, ...] = (2,), targets: tuple[Target, ...],
+        repetitions: int, targets: tuple[Target, ...],
         notes: tuple[str, ...] = (), **size: Any,
     ) -> Row:  # fmt: skip
         ours = [
@@ -290,11 +290,10 @@ def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
         ]  # fmt: skip
         theirs = [
             Contender(
-                f"anomalib, {kind}, {n} workers", True, threads,
-                {"who": "anomalib", "workers": n, "bare": kind == "bare"}, ANOMALIB,
+                f"anomalib, {kind}", True, threads, {"who": "anomalib", "workers": 0, "bare": kind == "bare"}, ANOMALIB,
                 note=BARE if kind == "bare" else "validates on the test set, as by default",
             )
-            for kind, n in (("bare", 0), ("defaults", 0), *(("defaults", n) for n in workers))
+            for kind in ("bare", "defaults")
             if kind == "defaults" or d == 100  # bare, its metrics of d = 550 are void
         ]  # fmt: skip
         return Row(
@@ -304,7 +303,7 @@ def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
             values_like=(ours[0].name, 0.05 if quick else 0.01),
             notes=(
                 "anomalib's engine, without pictures; it writes a checkpoint.",
-                "Seconds: the process from start to end; memory: its peak, without that of workers.",
+                "Seconds: the process from start to end; memory: its peak. No workers load data.",
                 *notes,
             ),
         )  # fmt: skip
@@ -324,7 +323,7 @@ def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
         rows.append(
             row(
                 f"run-bottle-wr50-{pixels}", f"Whole run, WR50-Rd550, bottle, {pixels} pixels: images to metrics",
-                "bottle", "wide_resnet50_2", 1792, 550, pixels, 1, repetitions=1, workers=(),
+                "bottle", "wide_resnet50_2", 1792, 550, pixels, 1, repetitions=1,
                 weights="random",
                 targets=(Target("bytes", 5, f"peak memory of a whole run, WR50-Rd550, bottle, {pixels} pixels"),),
                 notes=(untrained, "One thread, since anomalib's inverse is wrong on two."),
