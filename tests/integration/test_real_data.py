@@ -182,7 +182,7 @@ def test_every_exact_strategy_equals_float64_on_real_features(
             error = np.abs(found - exact) / exact
             assert error.max() <= tolerance, (name, storage)
             # Drawn at random, not real: a rounded inverse errs by the condition number, 8e4 with EfficientNet-B4.
-            if (arch, name, storage) != ("tf_efficientnet_b4", "explicit", "float16"):
+            if not (arch == "tf_efficientnet_b4" and name.startswith("explicit") and storage == "float16"):
                 assert fitted.residual <= tolerance, (name, storage)
 
 
