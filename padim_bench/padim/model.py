@@ -208,6 +208,7 @@ class PaDiM:
             "layer_grids": gaussians.embedding.layer_grids,
             "n_images": gaussians.n,
             "residual": gaussians.residual,
+            "computed_in": gaussians.computed_in,
         }
         tensors = {f"state.{k}": v.contiguous() for k, v in gaussians.state.items()}
         if gaussians.embedding.projection is not None:
@@ -292,6 +293,7 @@ class PaDiM:
             tensors["mean"],
             state,
             about["residual"],
+            computed_in=about.get("computed_in", about["compute_dtype"]),  # absent from files of before it differed
         )
         return model.use(gaussians, cast(tuple[int, int], tuple(about["image_size"])))
 

@@ -28,16 +28,21 @@ def by_concatenation(embedding: PatchEmbedding, maps: list[Tensor]) -> Tensor:
 def test_select(measure: Measure, d: int, batch: int, threads: int) -> None:
     embedding, maps = EMBEDDINGS[d], features(EMBEDDINGS[d], batch)
     moved = 2 * kept_bytes(embedding, batch)
-    measure(embedding.select, maps, group=f"Select channels, d = {d}, batch {batch}", label="select", moved=moved)
+    group = f"Select channels, d = {d}, batch {batch}"
+    found = measure(embedding.select, maps, group=group, label="select", moved=moved)
+    for part, layer, kept in zip(found, maps, embedding.local_channels, strict=True):
+        assert torch.equal(part.permute(1, 2, 0), layer.flatten(2)[:, kept])
 
 
 @shapes
 def test_gather(measure: Measure, d: int, batch: int, threads: int) -> None:
     embedding = EMBEDDINGS[d]
-    selected = embedding.select(features(embedding, batch))
+    maps = features(embedding, batch)
+    selected = embedding.select(maps)
     moved = nbytes(selected) + 4 * d * batch * embedding.n_positions
     group = f"Gather embeddings, d = {d}, batch {batch}"
-    measure(embedding.gather, selected, slice(None), group=group, label="gather", moved=moved)
+    found = measure(embedding.gather, selected, slice(None), group=group, label="gather", moved=moved)
+    assert torch.equal(found.permute(1, 2, 0), by_concatenation(embedding, maps).flatten(2))
 
 
 @shapes

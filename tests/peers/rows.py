@@ -290,7 +290,7 @@ def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
         ]  # fmt: skip
         theirs = [
             Contender(
-                f"anomalib, {kind}", True, threads, {"who": "anomalib", "workers": 0, "bare": kind == "bare"}, ANOMALIB,
+                f"anomalib, {kind}", True, threads, {"who": "anomalib", "bare": kind == "bare"}, ANOMALIB,
                 note=BARE if kind == "bare" else "validates on the test set, as by default",
             )
             for kind in ("bare", "defaults")

@@ -46,7 +46,6 @@ def _theirs(options: dict[str, Any], given: Inputs) -> dict[str, float]:
         backbone=given["arch"],
         channels=draw_channels(given["channels"], given["d"], 0),
         side=given["side"],
-        workers=options["workers"],
         bare=options["bare"],
     )
 

@@ -75,7 +75,6 @@ def whole_run(
     backbone: str,
     channels: Sequence[int],
     side: int,
-    workers: int,
     bare: bool,
 ) -> dict[str, float]:
     """Images to metrics through its engine, without pictures.
@@ -108,7 +107,7 @@ def whole_run(
     padim.model.idx = torch.tensor(channels)
     load(padim.model.feature_extractor.feature_extractor, state)
     split = "none" if bare else "same_as_test"
-    data = MVTecAD(root, category, train_batch_size=32, eval_batch_size=32, num_workers=workers, val_split_mode=split)
+    data = MVTecAD(root, category, train_batch_size=32, eval_batch_size=32, num_workers=0, val_split_mode=split)
     options = {"limit_val_batches": 0} if bare else {}
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(accelerator="cpu", default_root_dir=folder, enable_progress_bar=False, **options)

@@ -170,3 +170,9 @@ def test_models_of_other_layers_or_dtype_are_not_merged_and_one_with_itself_is_t
     with pytest.raises(PadimBenchError, match="cannot be merged"):
         model.merge(small(backbone, compute_dtype="float32").partial_fit(TRAIN))
     assert model.merge(model).gaussians.n == 16
+
+
+def test_what_it_was_computed_in_outlives_saving(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    for strategy, computed in (("dual", "float32"), ("cholesky", "float64")):
+        small(backbone, strategy=strategy).fit(TRAIN).save(tmp_path / f"{strategy}.safetensors")
+        assert PaDiM.load(tmp_path / f"{strategy}.safetensors").gaussians.computed_in == computed
