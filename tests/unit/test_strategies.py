@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +125,20 @@ def test_triangular_inverse_of_any_size(p: int, d: int, seed: int, double: bool)
     assert (inverse.triu(1) == 0).all()
     expected = np.linalg.inv(factor.numpy())
     assert np.abs(inverse.double().numpy() - expected).max() < (1e-12 if double else 1e-5)
+
+
+def test_an_inverse_is_freed_with_its_last_reference() -> None:
+    """Not when the garbage collector comes round: that is gigabytes later."""
+    factor = torch.eye(300).expand(2, 300, 300).contiguous()
+    gc.collect()
+    gc.disable()
+    try:
+        inverse = triangular_inverse(factor)
+        held = [weakref.ref(factor), weakref.ref(inverse)]
+        del factor, inverse
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("d", [1, 100, 128, 129, 550])

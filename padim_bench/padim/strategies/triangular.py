@@ -23,20 +23,22 @@ def triangular_inverse(factor: Tensor) -> Tensor:
     if factor.shape[-1] <= _LEAF:
         return _solve_identity(factor)
     inverse = torch.zeros_like(factor)
-
-    def invert(start: int, end: int) -> None:
-        size = end - start
-        if size <= _LEAF:
-            inverse[:, start:end, start:end] = _solve_identity(factor[:, start:end, start:end])
-            return
-        middle = start + (size // 2 + 15) // 16 * 16  # whole vector registers
-        invert(start, middle)
-        invert(middle, end)
-        corner = torch.bmm(factor[:, middle:end, start:middle], inverse[:, start:middle, start:middle])
-        inverse[:, middle:end, start:middle] = torch.bmm(inverse[:, middle:end, middle:end], corner).neg_()
-
-    invert(0, factor.shape[-1])
+    _invert(factor, inverse)
     return inverse
+
+
+def _invert(factor: Tensor, inverse: Tensor) -> None:
+    """Fills ``inverse``, whose upper triangle is zero. (A closure that calls itself would keep both alive.)"""
+    size = factor.shape[-1]
+    if size <= _LEAF:
+        inverse.copy_(_solve_identity(factor))
+        return
+    middle = (size // 2 + 15) // 16 * 16  # whole vector registers
+    upper, lower = slice(None, middle), slice(middle, None)
+    _invert(factor[:, upper, upper], inverse[:, upper, upper])
+    _invert(factor[:, lower, lower], inverse[:, lower, lower])
+    corner = torch.bmm(factor[:, lower, upper], inverse[:, upper, upper])
+    inverse[:, lower, upper] = torch.bmm(inverse[:, lower, lower], corner).neg_()
 
 
 def _solve_identity(factor: Tensor) -> Tensor:
