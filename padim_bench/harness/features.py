@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim_bench.padim.backbones import Backbone
-from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.embedding import PatchEmbedding, take_channels
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Features:
         selected = []
         for name, wanted in zip(names, embedding.local_channels, strict=True):
             held = torch.searchsorted(self.kept[name], wanted)
-            selected.append(self.layers[name].flatten(2)[:, held.to(self.layers[name].device)])
+            selected.append(take_channels(self.layers[name].flatten(2), held))
         return embedding.project(selected)
 
     def covers(self, kept: dict[str, Tensor]) -> bool:

@@ -116,7 +116,13 @@ class TrainingMoments:
         return _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES)
 
     def _centred(self, positions: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        x = torch.cat([self.embedding.gather(batch, positions) for batch in self._pending], dim=1).to(dtype)
+        first, start = self._pending[0][0], 0
+        # Filled batch by batch: the concatenation and its conversion would be two more passes.
+        x = first.new_empty(positions.stop - positions.start, self._pending_n, self.embedding.n_features, dtype=dtype)
+        for batch in self._pending:
+            stop = start + batch[0].shape[1]
+            x[:, start:stop] = self.embedding.gather(batch, positions)
+            start = stop
         mean = x.mean(dim=1)
         return mean, x.sub_(mean.unsqueeze(1))
 

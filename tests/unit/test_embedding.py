@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from padim_bench import PadimBenchError
-from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.embedding import PatchEmbedding, draw_channels, require_finite
 
 R18 = {"layer_channels": (64, 128, 256), "layer_grids": ((56, 56), (28, 28), (14, 14))}
 
@@ -67,3 +67,11 @@ def test_more_or_fewer_features_than_channels_is_refused(n_features: int) -> Non
 def test_grids_that_do_not_divide_are_refused() -> None:
     with pytest.raises(PadimBenchError, match="does not divide"):
         PatchEmbedding((1, 1), ((56, 56), (15, 15)), (0,))
+
+
+def test_finite_features_whose_sum_overflows_are_finite() -> None:
+    large = torch.full((4, 2, 3), 3e38)
+    require_finite([torch.zeros(4, 2, 3), large], 0)
+    large[1, 1, 2] = float("inf")
+    with pytest.raises(PadimBenchError, match="features of training images 7 to 8 contain NaN or infinity"):
+        require_finite([torch.zeros(4, 2, 3), large], 7)
