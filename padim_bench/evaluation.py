@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +55,13 @@ def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
     return arrays if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
 
 
-def load_images(samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 8) -> Iterator[Tensor]:
+def load_images(
+    samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 8, *, threads: int | None = None
+) -> Iterator[Tensor]:
     """Batches (B, 3, S, S) of uint8 images, prepared as the protocol says, for ``PaDiM.fit``.
 
+    The next batch is decoded, ``threads`` files at a time (None: as many as torch has threads), while the
+    caller works on this one.
     Raises PadimBenchError, naming the file, for an image that cannot be read.
     """
     import torch
@@ -63,9 +69,21 @@ def load_images(samples: Sequence[Sample], protocol: str | Protocol = "paper", b
     chosen = get_protocol(protocol)
     if chosen.rotation:
         raise PadimBenchError("load_images knows no dataset root, which Rd-MVTec AD draws by: use load_category")
-    for start in range(0, len(samples), batch_size):
-        images = [prepare_image(read_image(s.image)[0], chosen) for s in samples[start : start + batch_size]]
-        yield torch.from_numpy(np.stack(images))
+
+    def decode(sample: Sample) -> NDArray[np.uint8]:
+        return prepare_image(read_image(sample.image)[0], chosen)
+
+    pool = ThreadPoolExecutor(max_workers=threads or torch.get_num_threads())
+    try:
+        ahead: deque[list[Future[NDArray[np.uint8]]]] = deque()
+        for start in range(0, len(samples), batch_size):
+            ahead.append([pool.submit(decode, sample) for sample in samples[start : start + batch_size]])
+            if len(ahead) > 1:
+                yield torch.from_numpy(np.stack([image.result() for image in ahead.popleft()]))
+        for batch in ahead:
+            yield torch.from_numpy(np.stack([image.result() for image in batch]))
+    finally:  # also where the caller stops halfway
+        pool.shutdown(cancel_futures=True)
 
 
 def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[str, float]:

@@ -282,6 +282,7 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
         "strategy_used": strategy.name,
         "accuracy": accuracy,
         "residual": gaussians.residual,
+        "folding_error": bench.backbone.folding_error,
         "clamped": gaussians.clamped,
     }
     if status == VOID:

@@ -289,7 +289,7 @@ def run_unit(
                 result = _run_one(config, bank, replace(loaded, masks=masks[choices]), settings)
             except PadimBenchError as error:  # the model knows no category
                 raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
-            result.backbone_error = bank.backbone_error
+            result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
             record = _record(config, unit, loaded, result, timings, shared_peak)
             del result  # its state is gigabytes, and the next run makes its own
             keep(config, record)
@@ -306,6 +306,7 @@ class _Bank:
         self.layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
         backbone = cached_backbone(unit.weights, self.layers, settings.device, settings.backbone_dtype)
         self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
+        self.folding_error = backbone.folding_error
         self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
         self._channels = dict(zip(self.layers, backbone.channels, strict=True))
         self._components: dict[tuple[str, ...], Tensor] = {}
@@ -380,6 +381,7 @@ class Result:
     scores: Tensor | None = None
     reason: str | None = None
     backbone_error: float = 0.0  # of the features, relative to float32
+    folding_error: float = 0.0  # of the features, by folding batch normalisations
 
 
 def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:
@@ -498,6 +500,7 @@ def make_record(
             "grid": max(e.grid for e in embeddings),
         },
         "backbone_error": result.backbone_error,
+        "folding_error": result.folding_error,
         "metrics": result.metrics,
         "extra": result.extra,
         "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,

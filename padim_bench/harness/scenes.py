@@ -137,6 +137,7 @@ def _run_scene(
             images = torch.from_numpy(np.stack([f.image for f in frames]))
             if part == "train" and not sizes:
                 result.backbone_error = backbone.check_dtype(images)
+                result.folding_error = backbone.folding_error
             sizes.update(f.size for f in frames)
             progress.advance(len(frames))
             return embedding.select(backbone(images))

@@ -42,7 +42,7 @@ def test_features_equal_timms_own_and_only_layers_in_use_are_there(resnet_file: 
     for ours, theirs in zip(backbone(IMAGES), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     kept = {name.split(".")[0] for name, _ in backbone.model.named_parameters()}
-    assert kept == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    assert kept == {"conv1", "layer1", "layer2", "layer3"}  # bn1 is folded into conv1
     assert backbone.channels == (64, 128, 256)
     assert backbone.grids(224) == ((56, 56), (28, 28), (14, 14))
     assert backbone.weights.note == "made for a test"
@@ -51,7 +51,7 @@ def test_features_equal_timms_own_and_only_layers_in_use_are_there(resnet_file: 
 def test_layers_past_the_last_one_are_never_run() -> None:
     backbone = create_backbone("resnet18", "random", ("layer1",))
     assert backbone.channels == (64,)
-    assert {n.split(".")[0] for n, _ in backbone.model.named_parameters()} == {"conv1", "bn1", "layer1"}
+    assert {n.split(".")[0] for n, _ in backbone.model.named_parameters()} == {"conv1", "layer1"}
     assert len(backbone(IMAGES)) == 1
 
 

@@ -440,12 +440,17 @@ def test_loading_gives_pixels_labels_and_masks_in_order(threads: int, tmp_path: 
     assert len(seen) == 6
 
 
-def test_load_images_gives_the_same_pixels_in_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [None, 1, 3])
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3]), (9, [3])])
+def test_load_images_gives_the_same_pixels_in_batches(
+    size: int, sizes: list[int], threads: int | None, tmp_path: Path
+) -> None:
     make_category(tmp_path)
     category = mvtec(tmp_path, "bottle")
-    batches = list(load_images(category.train, SMALL, batch_size=2))
-    assert [len(batch) for batch in batches] == [2, 1]
+    batches = list(load_images(category.train, SMALL, batch_size=size, threads=threads))
+    assert [len(batch) for batch in batches] == sizes
     np.testing.assert_array_equal(torch.cat(batches).numpy(), load_category(category, SMALL).train)
+    assert list(load_images([], SMALL)) == []
 
 
 def break_stream(path: Path) -> None:
