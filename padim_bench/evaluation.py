@@ -73,7 +73,7 @@ def load_images(
     def decode(sample: Sample) -> NDArray[np.uint8]:
         return prepare_image(read_image(sample.image)[0], chosen)
 
-    pool = ThreadPoolExecutor(max_workers=threads or torch.get_num_threads())
+    pool = ThreadPoolExecutor(max_workers=torch.get_num_threads() if threads is None else max(1, threads))
     try:
         ahead: deque[list[Future[NDArray[np.uint8]]]] = deque()
         for start in range(0, len(samples), batch_size):

@@ -381,7 +381,7 @@ class Result:
     scores: Tensor | None = None
     reason: str | None = None
     backbone_error: float = 0.0  # of the features, relative to float32
-    folding_error: float = 0.0  # of the features, by folding batch normalisations
+    folding_error: float | None = None  # of the features, by folding batch normalisations
 
 
 def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:

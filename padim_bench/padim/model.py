@@ -229,7 +229,7 @@ class PaDiM:
 
     @classmethod
     def load(cls, path: Path | str, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> PaDiM:
-        """Reads a saved model; it scores bit-identically on the same machine.
+        """Reads a saved model; it scores bit-identically with the same version on the same machine.
 
         Args:
             path: as given to :meth:`save`.

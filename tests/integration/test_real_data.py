@@ -181,10 +181,10 @@ def test_every_exact_strategy_equals_float64_on_real_features(
             found = fitted.squared_distances(held)[:, list(sample)].double().numpy()
             error = np.abs(found - exact) / exact
             assert error.max() <= tolerance, (name, storage)
-            # Drawn at random, not real: a dense inverse errs by the condition number, 8e4 with EfficientNet-B4
-            # (1e-5 to 3e-5 in float32, 0.03 in float16).
-            if not (arch == "tf_efficientnet_b4" and name.startswith("explicit")):
-                assert fitted.residual <= tolerance, (name, storage)
+            # Of random directions, not real ones: a dense inverse errs by the condition number, 8e4 with
+            # EfficientNet-B4 (1e-5 to 3e-5 in float32, 0.03 in float16).
+            slack = 10 if arch == "tf_efficientnet_b4" and name.startswith("explicit") else 1
+            assert fitted.residual <= slack * tolerance, (name, storage)
 
 
 def test_wr50_rd550_fits_and_scores_inside_8_gb(real_data: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def build(options: dict[str, Any], given: Inputs) -> Callable[[], Any]:
 def _theirs(options: dict[str, Any], given: Inputs) -> dict[str, float]:
     weights = resolve_weights(given["arch"], "random" if given["weights"] == "random" else None)
     if weights.path is None:
-        state = create_backbone(given["arch"], "random").model.state_dict()
+        state = create_backbone(given["arch"], "random", fold=False).model.state_dict()
     else:
         from safetensors.torch import load_file
 

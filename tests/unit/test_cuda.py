@@ -31,8 +31,8 @@ def test_distances_are_those_of_the_cpu(n: int, d: int, strategy: str, storage: 
         try:
             fitted = fit_gaussians(moments, epsilon=0.01, strategy=strategy, storage=storage)
         except StrategyInvalidError:
-            assert strategy == "explicit-lu"
-            return
+            assert (device, strategy) == ("cpu", "explicit-lu")
+            pytest.skip("batched LU is wrong on this CPU, and the guard says so")
         squared = fitted.squared_distances(embedding.select([test.to(device)]))
         assert squared.device.type == device
         found[device] = squared.cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -496,6 +497,22 @@ def test_loading_names_a_file_that_cannot_be_read(name: str, damage: Callable[[P
     message = message_of(lambda: load_category(category, SMALL))
     assert str(base / name) in message
     assert "object at 0x" not in message
+
+
+def test_load_images_decodes_one_batch_ahead_and_stops_when_the_caller_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_category(tmp_path)
+    samples = mvtec(tmp_path, "bottle").train * 3
+    read: list[Path] = []
+    monkeypatch.setattr("padim_bench.evaluation.read_image", lambda path: read.append(path) or read_image(path))
+    batches = load_images(samples, SMALL, batch_size=2, threads=1)
+    next(batches)
+    deadline = time.monotonic() + 60
+    while len(read) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    batches.close()  # type: ignore[attr-defined]
+    assert read == [sample.image for sample in samples[:4]]
 
 
 def test_load_images_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
