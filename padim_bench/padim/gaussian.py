@@ -17,17 +17,16 @@ from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, S
 # Made at a time when fitting, widened at a time when scoring: a tile stays inside the cache. What is applied as
 # it was stored passes through once, and larger tiles are fewer calls.
 _FIT_BYTES = 8 << 20
-_APPLY_BYTES = 8 << 20
+_APPLY_BYTES = 6 << 20
 _APPLY_BYTES_AS_STORED = 16 << 20
+_TILES_TO_A_GROUP = 8
 # A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
 _RESIDUAL_LIMIT = 0.25
 _RESIDUAL_SAMPLES = 64  # positions, evenly spaced; each costs a factorisation in float64
 
 
-def _tiles(total: int, bytes_each: int, budget: int) -> Iterator[slice]:
-    step = max(1, budget // max(1, bytes_each))
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
+def _slices(total: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
 
 
 # Positions, and where moments are folded, their mean (P, D) and scatter (P, D, D).
@@ -113,7 +112,7 @@ class TrainingMoments:
     def _new_tiles(self, n: int) -> Iterator[slice]:
         d = self.embedding.n_features
         bytes_each = max(d * d, n * d) * torch.finfo(self.dtype).bits // 8
-        return _tiles(self.embedding.n_positions, bytes_each, _FIT_BYTES)
+        return _slices(self.embedding.n_positions, max(1, _FIT_BYTES // bytes_each))
 
     def _centred(self, positions: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         first, start = self._pending[0][0], 0
@@ -194,26 +193,36 @@ class PatchGaussians:
     def squared_distances(self, selected: Sequence[Tensor]) -> Tensor:
         """Equation 2, squared: (B, P), never negative, of features as ``PatchEmbedding.select`` gives them."""
         n_images = selected[0].shape[1]
-        out = self.mean.new_empty(n_images, self.embedding.n_positions)
+        total = self.embedding.n_positions
+        out = self.mean.new_empty(n_images, total)
         width = torch.finfo(self.mean.dtype).bits // 8
         values = sum(t[0].numel() for t in self.state.values())
         bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
 
         # Whether the state is widened: stored in a narrower dtype than the means, in which it is applied.
         narrow = any(t.element_size() < self.mean.element_size() for t in self.state.values())
-        budget = _APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED
-        negative: list[int] = []
+        step = max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each)
+        # Work done for a group of tiles at once, where enough groups are left for all threads.
+        group = step * max(1, min(_TILES_TO_A_GROUP, total // (8 * step * torch.get_num_threads())))
 
         def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
             delta -= self.mean[positions].unsqueeze(1)
-            tile = {k: t[positions].to(self.mean.dtype) for k, t in self.state.items()}
-            squared = self.strategy.apply(tile, delta.mT)
-            negative.append(int((squared < 0).sum()))
-            out[:, positions] = squared.clamp(min=0).T
+            # Widened into the same memory every time: fresh memory costs as much as the widening.
+            wide = {
+                k: t.new_empty((step, *t.shape[1:]), dtype=self.mean.dtype) for k, t in self.state.items() if narrow
+            }
+            for first in range(positions.start, positions.stop, step):
+                tile = slice(first, min(first + step, positions.stop))
+                state = {k: t[tile] for k, t in self.state.items()}
+                if narrow:
+                    state = {k: wide[k][: len(t)].copy_(t) for k, t in state.items()}
+                here = delta[tile.start - positions.start : tile.stop - positions.start]
+                out[:, tile] = self.strategy.apply(state, here.mT).T
 
-        for_each(apply, _tiles(self.embedding.n_positions, bytes_each, budget), parallel=not out.is_cuda)
-        self.clamped += sum(negative)
+        for_each(apply, _slices(total, group), parallel=not out.is_cuda)
+        self.clamped += int((out < 0).sum())
+        out.clamp_(min=0)
         if not torch.isfinite(out).all():
             # A NaN may spread to its neighbours in a kernel, so the features are asked first.
             sound = torch.stack([torch.isfinite(layer).all(dim=2).all(dim=0) for layer in selected]).all(dim=0)
