@@ -201,7 +201,7 @@ class PatchGaussians:
 
         # Whether the state is widened: stored in a narrower dtype than the means, in which it is applied.
         narrow = any(t.element_size() < self.mean.element_size() for t in self.state.values())
-        step = max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each)
+        step = min(total, max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each))
         # Work done for a group of tiles at once, where enough groups are left for all threads.
         group = step * max(1, min(_TILES_TO_A_GROUP, total // (8 * step * torch.get_num_threads())))
 

@@ -92,14 +92,23 @@ def test_state_is_stored_in_its_dtype_and_its_bytes_are_counted() -> None:
         assert fitted.state_bytes == 64 * (size * 144 + max(size, 4) * 12)
 
 
-def test_tiles_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+@pytest.mark.parametrize("positions", [1, 3, 5])  # to a tile, which grouped do not divide the 64 there are
+@pytest.mark.parametrize("storage", ["float32", "float16", "float64"])
+def test_tiles_and_their_groups_do_not_change_a_value(
+    monkeypatch: pytest.MonkeyPatch, threads: int, storage: str, positions: int
+) -> None:
     train, test = features(9), EMBEDDING.select(features(3, seed=1))
-    whole = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
+
+    def distances() -> torch.Tensor:
+        fitted = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky", storage=storage)
+        return fitted.squared_distances(test)
+
+    whole = distances()
+    bytes_each = (8 if storage == "float64" else 4) * (12 * 12 + 2 * 3 * 12)
     monkeypatch.setattr(gaussian, "_FIT_BYTES", 5 * 12 * 12 * 8)  # 5 positions of 64: not a divisor
-    monkeypatch.setattr(gaussian, "_APPLY_BYTES", 1)
-    monkeypatch.setattr(gaussian, "_APPLY_BYTES_AS_STORED", 1)
-    tiled = fit_gaussians(moments_of(train), epsilon=0.01, strategy="cholesky").squared_distances(test)
-    torch.testing.assert_close(tiled, whole, rtol=1e-6, atol=0)
+    monkeypatch.setattr(gaussian, "_APPLY_BYTES", positions * bytes_each)
+    monkeypatch.setattr(gaussian, "_APPLY_BYTES_AS_STORED", positions * bytes_each)
+    torch.testing.assert_close(distances(), whole, rtol=1e-6, atol=0)
 
 
 def test_negative_squares_are_clamped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
+from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from tests.peers import __main__ as peers
 from tests.peers import fit, inputs, reference, report, scripts, theirs
@@ -33,6 +35,17 @@ def test_the_script_and_the_reference_and_our_float64_agree() -> None:
     np.testing.assert_allclose(script, exact, rtol=1e-9)
     squared = ours.squared_distances(ours.embedding.select([images.double()]))
     np.testing.assert_allclose(squared.sqrt(), exact, rtol=1e-9)
+
+
+def test_our_untrained_weights_fill_a_model_as_anomalib_cuts_it() -> None:
+    cut = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3))
+    whole = create_backbone("resnet18", "random", fold=False)
+    theirs.load(cut, whole.model.state_dict())
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = cut.eval()(whole._prepare(images))
+    for ours, same in zip(whole(images), found, strict=True):
+        torch.testing.assert_close(same, ours, rtol=1e-4, atol=1e-5)
 
 
 def test_the_scripts_maps_are_the_references() -> None:
