@@ -59,7 +59,8 @@ def page(runs: Mapping[str, Mapping[str, Any]]) -> str:
         "over the bandwidth of a large copy, all measured in the same session on as many threads; for metrics, the "
         "time of the steps named.",
         "- Share of the ceiling: floor over median, and what set the floor. It may pass 100% where the data lie in a "
-        "cache, or where a strategy needs less than is counted.",
+        "cache, where a strategy needs less than is counted, or where convolutions use wider instructions than the "
+        "products that set the ceiling (oneDNN's AVX-512, where MKL keeps to AVX2).",
         "- Flops of a fit are those of half a covariance and its Cholesky factor, n d^2 + d^3 / 3, for every exact "
         "strategy, so that shares rank as times do; of a distance, two (Woodbury: four) for each number stored and "
         "image.",

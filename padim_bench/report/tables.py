@@ -305,7 +305,7 @@ def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
     scenes = [r for r in records if r["dataset"]["kind"] == "scene"]
     if scenes:
         of_model = {r["dataset"]["category"]: r["dataset"] for r in scenes}.values()
-        steps = distinct(["every" if r["config"]["every"] == 1 else f"one in {r['config']['every']}" for r in scenes])
+        steps = distinct(["all" if r["config"]["every"] == 1 else f"one in {r['config']['every']}" for r in scenes])
         facts.append(
             f"frames: {steps} of each clip; {sum(d['n_train'] for d in of_model)} for training, "
             f"{sum(d['n_test'] for d in of_model)} for testing"
