@@ -35,10 +35,7 @@ def profiles_tables(records: Sequence[Record]) -> dict[str, str]:
             ("Throughput by stage, in ms per image (mean)", _throughput_grid(valid)),
             ("Memory, in MB", _memory_grid(valid)),
         ]
-    captions = _captions(records)
-    return page(
-        NAME, f"Profiles: accuracy, latency, memory{shout}", sections, captions, _csv(records, " ".join(captions))
-    )
+    return page(NAME, f"Profiles: accuracy, latency, memory{shout}", sections, _captions(records), _csv(records))
 
 
 def numbered(records: Sequence[Record]) -> list[tuple[int, Record]]:
@@ -251,8 +248,11 @@ def _distinct(values: Iterator[Any]) -> str:
     return ", ".join(dict.fromkeys(str(v) for v in values))
 
 
-def _csv(records: Sequence[Record], provenance: str) -> str:
-    """One line per number, in seconds, bytes, images per second, or as fractions; void rows have none."""
+def _csv(records: Sequence[Record]) -> str:
+    """One line per number, in seconds, bytes, images per second, or as fractions; void rows have none.
+
+    A line's provenance is its record's own: that of the whole page on each of thousands of lines is megabytes.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["row", "dataset", "category", "model", "weights", "strategy", "strategy_used", "dtype", "status"]
@@ -263,6 +263,7 @@ def _csv(records: Sequence[Record], provenance: str) -> str:
         start = [i, r["dataset"]["name"], r["dataset"]["category"], r["model_name"], r["weights"]["label"]]
         start += [r["config"]["strategy"], r.get("strategy_used") or "", r["config"]["dtype"], r["status"]]
         start.append(str(i in front).lower())
+        provenance = f"protocol {r['config']['protocol']['name']}, seed {r['config']['seed']}; OpenMP: {_openmp(r)}"
         ends = [machine(r), provenance, r["id"][:12]]
         if r["status"] not in MEASURED:
             writer.writerow([*start, "reason", "", "", r["reason"], "", *ends])
