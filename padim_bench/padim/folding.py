@@ -66,20 +66,21 @@ def fold_batch_norms(model: nn.Module, layers: Sequence[str], features: Features
 
 def _pairs(model: nn.Module, run: Callable[[], None]) -> list[tuple[str, str]]:
     """Names of convolutions and of the normalisations that read their output, each called once in a run."""
-    given: dict[str, list[Tensor]] = {}  # by convolution; held, so that no two tensors have one identity
-    read: dict[str, list[tuple[int, int]]] = {}  # by normalisation: identity, and how often it was written to
+    # Tensors by identity and by how often they were written to.
+    given: dict[str, list[tuple[int, int]]] = {}  # outputs, by convolution
+    read: dict[str, list[tuple[int, int]]] = {}  # inputs, by normalisation
+    held: list[Tensor] = []  # so that no two have one identity
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Conv2d):
-                given.setdefault(name, []).append(output)
-                versions[id(output)] = output._version
+                held.append(output)
+                given.setdefault(name, []).append((id(output), output._version))
             else:
                 read.setdefault(name, []).extend((id(x), x._version) for x in inputs[:1])
 
         return hook
 
-    versions: dict[int, int] = {}
     handles = [
         module.register_forward_hook(note(name))
         for name, module in model.named_modules()
@@ -92,8 +93,8 @@ def _pairs(model: nn.Module, run: Callable[[], None]) -> list[tuple[str, str]]:
             handle.remove()
     pairs = []
     for conv, outputs in given.items():
-        readers = [norm for norm, inputs in read.items() if id(outputs[0]) in {identity for identity, _ in inputs}]
-        if len(outputs) == len(readers) == 1 and read[readers[0]] == [(id(outputs[0]), versions[id(outputs[0])])]:
+        readers = [norm for norm, inputs in read.items() if outputs[0][0] in {identity for identity, _ in inputs}]
+        if len(outputs) == len(readers) == 1 and read[readers[0]] == outputs:
             pairs.append((conv, readers[0]))
     return pairs
 
