@@ -35,7 +35,7 @@ from padim_bench.harness.timing import describe
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians, Tile, TrainingMoments
+from padim_bench.padim.gaussian import Group, PatchGaussians, TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, PaDiM
 from padim_bench.padim.reduction import reduced_embedding
 from padim_bench.padim.strategies.base import PositionChunk
@@ -77,11 +77,17 @@ class TimedMoments(TrainingMoments):
         self.reading: list[float] = []
         self.working: list[float] = []
 
-    def read(self, tile: Tile, epsilon: float, dtype: torch.dtype | None = None) -> tuple[Tensor, PositionChunk]:
-        self._begun.at = time.perf_counter()
-        found = super().read(tile, epsilon, dtype)
-        self.reading.append(self._since())
-        return found
+    def read(
+        self, group: Group, epsilon: float, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[slice, Tensor, PositionChunk]]:
+        tiles = super().read(group, epsilon, dtype)
+        while True:
+            self._begun.at = time.perf_counter()
+            found = next(tiles, None)
+            if found is None:
+                return
+            self.reading.append(self._since())
+            yield found
 
     def finished(self, _n_positions: int) -> None:
         """To be called after each tile, by the thread that worked on it."""

@@ -63,11 +63,26 @@ def take_channels(maps: Tensor, channels: Tensor) -> Tensor:
     return maps[:, channels.to(maps.device)]
 
 
-def _cells_first(maps: Tensor) -> Tensor:
-    """(cells, B, c) of (B, c, cells), image by image: twice as fast as permuting all of a large batch at once."""
-    out = maps.new_empty(maps.shape[2], maps.shape[0], maps.shape[1])
-    for i, image in enumerate(maps):
-        out[:, i] = image.T
+# Lines of memory read side by side when the layout changes; all of them stay in the cache.
+_LINES = 1600
+
+
+def _fill(out: Tensor, part: Tensor) -> None:
+    """``out.copy_(part)`` of (cells, B, c), a few images at a time where ``part`` is a view of (B, c, cells).
+
+    A line of memory then holds many cells of one channel, and is read for one cell after the other.
+    """
+    if part.stride(2) == 1 or part.is_cuda:
+        out.copy_(part)
+        return
+    images = max(1, _LINES // max(1, part.shape[2]))
+    for first in range(0, part.shape[1], images):
+        out[:, first : first + images] = part[:, first : first + images]
+
+
+def _contiguous(part: Tensor) -> Tensor:
+    out = torch.empty(part.shape, dtype=part.dtype, device=part.device)
+    _fill(out, part)
     return out
 
 
@@ -152,7 +167,8 @@ class PatchEmbedding:
 
         Takes feature maps (B, C_l, h_l, w_l); gives (h_l * w_l, B, c_l) with the kept channels of each
         layer, or with a projection each layer's (h_l * w_l, B, D) share of the embedding. Positions come
-        first because everything after works position by position: gathering is then copying whole rows.
+        first because everything after works position by position. A coarse layer, read many times, is
+        copied so that gathering copies whole rows; the largest stays where it is, as a view.
         """
         return self.project(
             [take_channels(f.flatten(2), local) for f, local in zip(features, self.local_channels, strict=True)]
@@ -160,20 +176,36 @@ class PatchEmbedding:
 
     def project(self, kept: Sequence[Tensor]) -> list[Tensor]:
         """The same from the kept channels alone, (B, c_l, h_l * w_l)."""
-        by_cell = [_cells_first(part) for part in kept]
+        by_cell = [part.permute(2, 0, 1) for part in kept]
         if self.projection is None:
-            return by_cell
-        return [part @ self.projection[:, p[1]].to(part).T for part, p in zip(by_cell, self._parts, strict=True)]
-
-    def gather(self, selected: Sequence[Tensor], positions: slice) -> Tensor:
-        """Embeddings of some positions, (positions, B, n_features), from what :meth:`select` gave."""
-        parts = [
-            part[positions] if len(part) == self.n_positions else part[cells[positions].to(part.device)]
-            for part, (_, _, cells) in zip(selected, self._parts, strict=True)
+            return [part if len(part) == self.n_positions else _contiguous(part) for part in by_cell]
+        return [
+            _contiguous(part) @ self.projection[:, p[1]].to(part).T
+            for part, p in zip(by_cell, self._parts, strict=True)
         ]
-        return torch.cat(parts, dim=2) if self.projection is None else torch.stack(parts).sum(dim=0)
+
+    def gather(self, selected: Sequence[Tensor], positions: slice, out: Tensor | None = None) -> Tensor:
+        """Embeddings of some positions, (positions, B, n_features), from what :meth:`select` gave.
+
+        Written to ``out``, of whatever dtype and strides, if that is given.
+        """
+        if out is None:
+            n = len(range(*positions.indices(self.n_positions)))
+            out = selected[0].new_empty(n, selected[0].shape[1], self.n_features)
+        first = 0
+        for i, (part, (_, _, cells)) in enumerate(zip(selected, self._parts, strict=True)):
+            here = part[positions] if len(part) == self.n_positions else part[cells[positions].to(part.device)]
+            if self.projection is None:
+                _fill(out[:, :, first : first + part.shape[2]], here)
+                first += part.shape[2]
+            elif i == 0:
+                out.copy_(here)
+            else:
+                out += here
+        return out
 
     def embed(self, features: Sequence[Tensor]) -> Tensor:
         """Patch embeddings (B, n_features, H, W) of feature maps (B, C_l, h_l, w_l)."""
-        patches = self.gather(self.select(features), slice(None))
-        return patches.permute(1, 2, 0).reshape(-1, self.n_features, *self.grid)
+        out = features[0].new_empty(len(features[0]), self.n_features, self.n_positions)
+        self.gather(self.select(features), slice(None), out=out.permute(2, 0, 1))
+        return out.reshape(-1, self.n_features, *self.grid)

@@ -20,6 +20,8 @@ _FIT_BYTES = 8 << 20
 _APPLY_BYTES = 6 << 20
 _APPLY_BYTES_AS_STORED = 16 << 20
 _TILES_TO_A_GROUP = 8
+# Positions read together when fitting: of layers left as views, runs of a few lines of memory.
+_FIT_RUN = 48
 # A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
 _RESIDUAL_LIMIT = 0.25
 _RESIDUAL_SAMPLES = 64  # positions, evenly spaced; each costs a factorisation in float64
@@ -29,8 +31,8 @@ def _slices(total: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, total)) for start in range(0, total, step))
 
 
-# Positions, and where moments are folded, their mean (P, D) and scatter (P, D, D).
-Tile = tuple[slice, Tensor | None, Tensor | None]
+# Positions that are read together, and where moments are folded, their mean (P, D) and scatter (P, D, D).
+Group = tuple[slice, Tensor | None, Tensor | None]
 
 
 class TrainingMoments:
@@ -60,7 +62,7 @@ class TrainingMoments:
         )
 
     def update(self, selected: Sequence[Tensor]) -> None:
-        """Adds a batch of features as ``PatchEmbedding.select`` gives them.
+        """Adds a batch of features as ``PatchEmbedding.select`` gives them, which are kept and not copied.
 
         Raises PadimBenchError if a feature is NaN or infinite.
         """
@@ -89,10 +91,11 @@ class TrainingMoments:
         for batch in list(other._pending):
             self.update(batch)
 
-    def tiles(self, *, consume: bool = False) -> Iterator[Tile]:
-        """All positions, a tile at a time, for :meth:`read`; ``consume`` frees folded tiles on the way."""
+    def groups(self, *, consume: bool = False) -> Iterator[Group]:
+        """All positions, a group at a time, for :meth:`read`; ``consume`` frees folded ones on the way."""
         if not self._tiles:
-            yield from ((positions, None, None) for positions in self._new_tiles(self.n))
+            step = self._step(self.n) * self._tiles_to_a_group(self._step(self.n))
+            yield from ((positions, None, None) for positions in _slices(self.embedding.n_positions, step))
             return
         self._fold()
         for i, tile in enumerate(self._tiles):
@@ -100,49 +103,68 @@ class TrainingMoments:
                 self._tiles[i] = (tile[0], tile[1], tile[1].new_empty(0))
             yield tile
 
-    def read(self, tile: Tile, epsilon: float, dtype: torch.dtype | None = None) -> tuple[Tensor, PositionChunk]:
-        """Mean (P, D) and moments of a tile, in ``dtype`` or that of these moments."""
-        positions, mean, scatter = tile
+    def read(
+        self, group: Group, epsilon: float, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[slice, Tensor, PositionChunk]]:
+        """Tiles of a group: positions, mean (P, D) and moments, in ``dtype`` or that of these moments."""
+        positions, mean, scatter = group
         dtype = dtype or self.dtype
-        if mean is not None:
-            return mean, PositionChunk(self.n, epsilon, scatter=None if scatter is None else scatter.to(dtype))
-        mean, centred = self._centred(positions, dtype)
-        return mean, PositionChunk(self.n, epsilon, centred=centred)
+        if mean is not None and scatter is not None:
+            yield positions, mean, PositionChunk(self.n, epsilon, scatter=scatter.to(dtype))
+            return
+        for tile, mean, centred in self._centred(positions, dtype, self._step(self.n)):
+            yield tile, mean, PositionChunk(self.n, epsilon, centred=centred)
 
-    def _new_tiles(self, n: int) -> Iterator[slice]:
+    def _step(self, n: int) -> int:
+        """Positions to a tile, of n images."""
         d = self.embedding.n_features
         bytes_each = max(d * d, n * d) * torch.finfo(self.dtype).bits // 8
-        return _slices(self.embedding.n_positions, max(1, _FIT_BYTES // bytes_each))
+        return max(1, min(self.embedding.n_positions, _FIT_BYTES // bytes_each))
 
-    def _centred(self, positions: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _tiles_to_a_group(self, step: int) -> int:
+        """As many as make for long runs of memory, where enough groups are left for all threads."""
+        fair = self.embedding.n_positions // (4 * step * torch.get_num_threads())
+        return max(1, min(_FIT_RUN // step, fair))
+
+    def _centred(self, positions: slice, dtype: torch.dtype, step: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Tiles of ``step`` of these positions, with their means (P, D) and centred embeddings (P, n, D)."""
         first, start = self._pending[0][0], 0
-        # Filled batch by batch: the concatenation and its conversion would be two more passes.
-        x = first.new_empty(positions.stop - positions.start, self._pending_n, self.embedding.n_features, dtype=dtype)
+        size = positions.stop - positions.start
+        # Several tiles are kept as they came, so that the conversion of each stays inside the cache.
+        held = dtype if size <= step else first.dtype
+        x = first.new_empty(size, self._pending_n, self.embedding.n_features, dtype=held)
         for batch in self._pending:
             stop = start + batch[0].shape[1]
-            x[:, start:stop] = self.embedding.gather(batch, positions)
+            self.embedding.gather(batch, positions, out=x[:, start:stop])
             start = stop
-        mean = x.mean(dim=1)
-        return mean, x.sub_(mean.unsqueeze(1))
+        for tile in _slices(size, step):
+            centred = x[tile].to(dtype)
+            mean = centred.mean(dim=1)
+            centred -= mean.unsqueeze(1)
+            yield slice(positions.start + tile.start, positions.start + tile.stop), mean, centred
 
     def _fold(self) -> None:
         """Moves the pending features into the moments."""
         if not self._pending:
             return
+        step = self._step(0)  # the same in every model, so that they can be merged
         if not self._tiles:
             d = self.embedding.n_features
             new = self._pending[0][0].new_zeros
             self._tiles = [
                 (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=torch.float32))
-                for p in self._new_tiles(0)  # of the same positions in every model, so that they can be merged
+                for p in _slices(self.embedding.n_positions, step)
             ]
 
-        def fold(tile: tuple[slice, Tensor, Tensor]) -> None:
-            mean, centred = self._centred(tile[0], self.dtype)
-            scatter = torch.bmm(centred.mT, centred)
-            _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
+        def fold(group: slice) -> None:
+            tiles = self._tiles[group]
+            positions = slice(tiles[0][0].start, tiles[-1][0].stop)
+            for tile, (_, mean, centred) in zip(tiles, self._centred(positions, self.dtype, step), strict=True):
+                scatter = torch.bmm(centred.mT, centred)
+                _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
 
-        for_each(fold, self._tiles, parallel=not self._pending[0][0].is_cuda)
+        groups = _slices(len(self._tiles), self._tiles_to_a_group(step))
+        for_each(fold, groups, parallel=not self._pending[0][0].is_cuda)
         self._folded_n += self._pending_n
         self._pending, self._pending_n, self._pending_bytes = [], 0, 0
 
@@ -200,7 +222,7 @@ class PatchGaussians:
         bytes_each = width * (values + 2 * n_images * self.embedding.n_features)
 
         # Whether the state is widened: stored in a narrower dtype than the means, in which it is applied.
-        narrow = any(t.element_size() < self.mean.element_size() for t in self.state.values())
+        narrow = [k for k, t in self.state.items() if t.element_size() < self.mean.element_size()]
         step = min(total, max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each))
         # Work done for a group of tiles at once, where enough groups are left for all threads.
         group = step * max(1, min(_TILES_TO_A_GROUP, total // (8 * step * torch.get_num_threads())))
@@ -209,14 +231,12 @@ class PatchGaussians:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
             delta -= self.mean[positions].unsqueeze(1)
             # Widened into the same memory every time: fresh memory costs as much as the widening.
-            wide = {
-                k: t.new_empty((step, *t.shape[1:]), dtype=self.mean.dtype) for k, t in self.state.items() if narrow
-            }
+            wide = {k: self.mean.new_empty((step, *self.state[k].shape[1:])) for k in narrow}
             for first in range(positions.start, positions.stop, step):
                 tile = slice(first, min(first + step, positions.stop))
                 state = {k: t[tile] for k, t in self.state.items()}
-                if narrow:
-                    state = {k: wide[k][: len(t)].copy_(t) for k, t in state.items()}
+                for k in narrow:
+                    state[k] = wide[k][: len(state[k])].copy_(state[k])
                 here = delta[tile.start - positions.start : tile.stop - positions.start]
                 out[:, tile] = self.strategy.apply(state, here.mT).T
 
@@ -272,9 +292,11 @@ def fit_gaussians(
     sampled = range(0, total, max(1, total // _RESIDUAL_SAMPLES))
     residuals: list[float] = []
 
-    def fit(tile: Tile) -> None:
-        positions = tile[0]
-        mean, chunk = moments.read(tile, epsilon, dtype)
+    def fit(group: Group) -> None:
+        for positions, mean, chunk in moments.read(group, epsilon, dtype):
+            fit_tile(positions, mean, chunk)
+
+    def fit_tile(positions: slice, mean: Tensor, chunk: PositionChunk) -> None:
         state = chosen.fit(chunk)
         with allocation:
             if not result.state:  # the first tile tells the shapes
@@ -291,7 +313,7 @@ def fit_gaussians(
         on_positions(positions.stop - positions.start)
 
     with torch.no_grad():
-        for_each(fit, moments.tiles(consume=consume), parallel=not (chosen.all_threads or moments.on_gpu))
+        for_each(fit, moments.groups(consume=consume), parallel=not (chosen.all_threads or moments.on_gpu))
     result.residual = max(residuals)
     if chosen.exact and not result.residual <= _RESIDUAL_LIMIT:
         raise StrategyInvalidError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from tests.peers import inputs as made
 from tests.peers import reference, scripts, theirs
 from tests.peers.compare import difference
@@ -57,16 +57,13 @@ def build(options: dict[str, Any], given: Inputs) -> Callable[[], Any]:
     if options["who"] == "script":
         return lambda: scripts.fit(train.numpy(), theirs.EPSILON)
 
-    def factorise(moments: TrainingMoments) -> PatchGaussians:
-        return fit_gaussians(
-            moments, epsilon=theirs.EPSILON, strategy=options["strategy"], storage="float32", consume=True
-        )
-
-    if options.get("layout") == "own":
-        moments = our_moments(train, options["compute"])
-        del given["train"], train
-        return lambda: factorise(moments)
-    return lambda: factorise(our_moments(train, options["compute"]))
+    return lambda: fit_gaussians(
+        our_moments(train, options["compute"]),
+        epsilon=theirs.EPSILON,
+        strategy=options["strategy"],
+        storage="float32",
+        consume=True,
+    )
 
 
 def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any]:

@@ -114,15 +114,6 @@ def _fit(strategies: Sequence[str], quick: bool) -> list[Row]:
             for c in ("float64",) + (() if big else ("float32",))
             if (s, d) not in UNFIT
         ]
-        own = [
-            Contender(
-                f"{s}, float64, {_threads(2)}, from our layout", False, 2,
-                {"who": "ours", "strategy": s, "compute": "float64", "layout": "own"},
-                note="its inputs are the features as the model holds them, so it makes no copy of the embeddings",
-            )
-            for s in strategies
-            if (s, d) not in UNFIT
-        ]  # fmt: skip
         base = 1 if big else 2  # on 2 threads its inverse of large matrices is wrong
         baseline = f"anomalib, {_threads(base)}"
         what = f"fit from embeddings, d = {d}, against anomalib on {_threads(base)}"
@@ -131,7 +122,7 @@ def _fit(strategies: Sequence[str], quick: bool) -> list[Row]:
             Row(
                 f"fit-d{d}", "fit", "Gaussian fit from embeddings; state in float32",
                 {"n": N_TRAIN, "d": d, "grid": (4 if big else 8) if quick else 56}, "fresh",
-                (*theirs, *ours, *own), baseline, repetitions=1 if quick or big else 3, targets=tuple(targets),
+                (*theirs, *ours), baseline, repetitions=1 if quick or big else 3, targets=tuple(targets),
                 notes=("Difference: of probes' distances, computed in float64 with what was fitted.",),
             )
         )  # fmt: skip
@@ -165,7 +156,7 @@ def _distance(strategies: Sequence[str], quick: bool) -> list[Row]:
                     memory=threads == max(THREADS),
                     notes=(
                         "anomalib is given an inverse that we computed in float64, since its own may be wrong here.",
-                        "Both start from embeddings (B, d, h, w), which ours transposes.",
+                        "Both start from embeddings (B, d, h, w).",
                     ),
                 )
             )  # fmt: skip

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "measured: "
+PAUSE_S = 0.05
 
 
 def main() -> None:
@@ -66,7 +67,10 @@ def once(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def alternate(job: dict[str, Any]) -> dict[str, Any]:
-    """Contenders take turns, each repetition from another one on, so that other load strikes all alike."""
+    """Contenders take turns, each repetition from another one on, so that other load strikes all alike.
+
+    A pause parts them: OpenMP's threads spin for some milliseconds after the last product, on the core of who is next.
+    """
     task = import_module(f"tests.peers.{job['task']}")
     given = task.inputs(job["size"])
     runs, answers = {}, {}
@@ -87,6 +91,7 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
     for repetition in range(job["repetitions"]):
         shift = repetition % len(order) if order else 0
         for name in order[shift:] + order[:shift]:
+            time.sleep(PAUSE_S)
             seconds, _, failure = _timed(runs[name])
             if failure:
                 raise RuntimeError(f"{name} ran once and then failed: {failure['message']}")
@@ -95,8 +100,14 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def rates(job: dict[str, Any]) -> dict[str, Any]:
-    """The best of several: bytes read per second, and FLOP/s of a matrix product in either precision."""
+    """The best of several: bytes read per second, and FLOP/s of a matrix product in either precision.
+
+    And of the batched kernels that a fit at d = 100 is made of, a thread to a batch: covariances of 209 images and
+    Cholesky factors, in float32.
+    """
     import torch
+
+    from padim_bench.padim.parallel import for_each
 
     big = torch.ones(job["size"]["bytes"] // 4)
     found = {"read_bytes_per_s": big.nbytes / min(_timed(big.sum)[0] for _ in range(7))}
@@ -105,6 +116,16 @@ def rates(job: dict[str, Any]) -> dict[str, Any]:
         a = torch.randn(side, side, dtype=getattr(torch, name))
         best = min(_timed(lambda a=a: a @ a)[0] for _ in range(7))
         found[f"{name}_flops_per_s"] = 2 * side**3 / best
+    n, d, batches = 209, 100, 16 * job["threads"]
+    x = torch.randn(50, n, d)
+    sigma = x.mT @ x / n + torch.eye(d)
+    kernels = {
+        "covariances_flops_per_s": (lambda _: torch.bmm(x.mT, x), 2 * n * d**2),
+        "cholesky_flops_per_s": (lambda _: torch.linalg.cholesky(sigma), d**3 / 3),
+    }
+    for name, (kernel, flops) in kernels.items():
+        best = min(_timed(lambda kernel=kernel: for_each(kernel, range(batches)))[0] for _ in range(7))
+        found[name] = batches * len(x) * flops / best
     return {"status": "ok", **found}
 
 

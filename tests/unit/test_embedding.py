@@ -29,6 +29,10 @@ def test_selecting_before_upsampling_is_bit_equal_to_selecting_after(n_features:
     assert torch.equal(embedding.embed(features), expected)
     part = embedding.gather(embedding.select(features), slice(55, 200, None))
     assert torch.equal(part, expected.flatten(2)[:, :, 55:200].permute(2, 0, 1))
+    wide = torch.zeros(145, 5, embedding.n_features, dtype=torch.float64)
+    assert embedding.gather(embedding.select(features), slice(55, 200), out=wide[:, 1:4]).dtype == torch.float64
+    assert torch.equal(wide[:, 1:4], part.double())
+    assert not wide[:, [0, 4]].any()
 
 
 @settings(max_examples=25, deadline=None)

@@ -28,8 +28,8 @@ def moments_of(*batches: list[Tensor], limit: int = 1 << 30, dtype: torch.dtype 
 
 def covariances(moments: TrainingMoments) -> tuple[Tensor, Tensor]:
     """Means and covariances of all positions."""
-    read = [moments.read(tile, 0.01) for tile in moments.tiles()]
-    return torch.cat([mean for mean, _ in read]), torch.cat([chunk.covariance() for _, chunk in read])
+    read = [(mean, chunk.covariance()) for group in moments.groups() for _, mean, chunk in moments.read(group, 0.01)]
+    return torch.cat([mean for mean, _ in read]), torch.cat([covariance for _, covariance in read])
 
 
 def brute_force(train: list[Tensor], test: list[Tensor], epsilon: float) -> np.ndarray:
@@ -156,10 +156,38 @@ def test_moments_folded_after_differing_numbers_of_images_merge() -> None:
         moments.update(big.select([part]))
         parts.append(moments)
     parts[0].merge(parts[1])
-    _, mean, chunk = next((t, *parts[0].read(t, 0.01)) for t in parts[0].tiles())
+    _, mean, chunk = next(parts[0].read(next(parts[0].groups()), 0.01))
     sample = x[:, :, 0, 0].double()
     torch.testing.assert_close(mean[0], sample.mean(dim=0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(chunk.covariance()[0], sample.T.cov() + 0.01 * torch.eye(100), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
+def test_positions_read_in_groups_are_those_read_tile_by_tile(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding = PatchEmbedding((300,), ((12, 13),), tuple(range(300)))
+    train = torch.randn(21, 300, 12, 13, generator=torch.Generator().manual_seed(0)) + 50
+    # As backbones may lay out their features: of whole images, of images cut from more, channels last.
+    batches = [train[:8], torch.stack([train[8:14]] * 2, dim=1)[:, 1], train[14:].to(memory_format=torch.channels_last)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # groups are shorter with more
+    found = []
+    for run in (1, gaussian._FIT_RUN):
+        monkeypatch.setattr(gaussian, "_FIT_RUN", run)
+        moments = TrainingMoments(embedding, torch.float64, limit)
+        for batch in batches:
+            moments.update(embedding.select([batch]))
+        if limit > 1:
+            assert (next(moments.groups())[0].stop > moments._step(moments.n)) == (run > 1)
+        found.append(covariances(moments))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    mean, covariance = (part[100] for part in found[0])
+    sample = train.flatten(2)[:, :, 100].double()
+    torch.testing.assert_close(mean, sample.mean(dim=0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        covariance,
+        sample.T.cov() + 0.01 * torch.eye(300, dtype=torch.float64),
+        rtol=0,
+        atol=1e-12 if limit > 1 else 1e-6,
+    )
 
 
 def test_epsilon_is_kept_whole_in_float16_storage() -> None:
@@ -171,8 +199,16 @@ def test_epsilon_is_kept_whole_in_float16_storage() -> None:
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 @pytest.mark.parametrize(
     ("n", "d", "side", "n_test"),
-    [(2, 1, 1, 1), (209, 550, 1, 1), (30, 67, 3, 1), (131, 65, 3, 5), (40, 203, 4, 2), (66, 129, 2, 33)],
-    ids=["least", "one position", "one image", "n above d", "n below d", "no block divides"],
+    [
+        (2, 1, 1, 1),
+        (209, 550, 1, 1),
+        (30, 67, 3, 1),
+        (131, 65, 3, 5),
+        (40, 203, 4, 2),
+        (66, 129, 2, 33),
+        (9, 550, 7, 2),
+    ],
+    ids=["least", "one position", "one image", "n above d", "n below d", "no block divides", "groups of tiles"],
 )
 def test_every_fast_path_equals_float64_whatever_the_sizes_and_threads(
     n: int, d: int, side: int, n_test: int, n_threads: int

@@ -118,6 +118,7 @@ def results() -> dict[str, Any]:
         "provenance": {"environment": where | {"versions": {"torch": "2"}}, "peers": {"anomalib": "2"}, "quick": False},
     }
     rates = {"status": "ok", "read_bytes_per_s": 1e9, "float32_flops_per_s": 1e9, "float64_flops_per_s": 1e9}
+    rates |= {"cholesky_flops_per_s": 2e9}
     return {"schema": report.SCHEMA, "rates": {"1": rates}, "rows": {"fit": row}}
 
 
@@ -127,7 +128,8 @@ def test_reports_are_the_same_from_what_was_read_back(results: dict[str, Any], t
     assert sorted(first) == ["peers.csv", "peers.md", "results.json"]
     report.write(tmp_path, report.read(tmp_path))
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "| ours | right | 4 | 2 | 4.0x | 4.0 | 1.0x | 1.0e-07 | 5.0e-01 | 1 |" in first["peers.md"].decode()
+    assert "in float64; batched Cholesky factors of them 2." in first["peers.md"].decode()
+    assert "| ours | right | 4 | 2 | 4.0x | 4.0 | 1.0x | 1.0e-07 | 5.0e-01 | 1 | 4.0x |" in first["peers.md"].decode()
 
 
 def test_no_target_is_reached_by_a_wrong_result_or_against_one(results: dict[str, Any]) -> None:

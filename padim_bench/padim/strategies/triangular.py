@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # Up to this side LAPACK's triangular solve is as fast as products.
-_LEAF = 128
+_LEAF = 32
 
 
 def triangular_inverse(factor: Tensor) -> Tensor:
