@@ -68,7 +68,10 @@ class Spool:
 
 
 class TimedMoments(TrainingMoments):
-    """Moments that note how much of the work on each tile went into reading it (mean and centring)."""
+    """Moments that note how much of the work on each tile went into reading it (gathering, mean and centring).
+
+    What several tiles are gathered from at once is counted with the first.
+    """
 
     def __init__(self, embedding: PatchEmbedding, config: RunConfig) -> None:
         super().__init__(embedding, COMPUTE_DTYPES[config.compute_dtype], DEFAULT_MEMORY_LIMIT)

@@ -94,7 +94,7 @@ class PatchEmbedding:
         layer_channels: channels of each layer, in order.
         layer_grids: (h, w) of each layer.
         channels: indices kept, into the concatenation of all layers. Grouped by layer when made, in the
-            order given within each: no distance depends on it, and gathering then copies whole rows.
+            order given within each: no distance depends on it, and gathering then copies in runs.
         projection: (D, len(channels)) float32, applied to the kept channels; None for none.
     """
 
@@ -192,16 +192,14 @@ class PatchEmbedding:
         if out is None:
             n = len(range(*positions.indices(self.n_positions)))
             out = selected[0].new_empty(n, selected[0].shape[1], self.n_features)
-        first = 0
-        for i, (part, (_, _, cells)) in enumerate(zip(selected, self._parts, strict=True)):
-            here = part[positions] if len(part) == self.n_positions else part[cells[positions].to(part.device)]
-            if self.projection is None:
-                _fill(out[:, :, first : first + part.shape[2]], here)
-                first += part.shape[2]
-            elif i == 0:
-                out.copy_(here)
-            else:
-                out += here
+        here = [
+            part[positions] if len(part) == self.n_positions else part[cells[positions].to(part.device)]
+            for part, (_, _, cells) in zip(selected, self._parts, strict=True)
+        ]
+        if self.projection is not None:
+            return out.copy_(torch.stack(here).sum(dim=0))
+        for part, to in zip(here, torch.split(out, [part.shape[2] for part in here], dim=2), strict=True):
+            _fill(to, part)
         return out
 
     def embed(self, features: Sequence[Tensor]) -> Tensor:

@@ -19,9 +19,10 @@ from padim_bench.padim.strategies import STORAGE_DTYPES, PositionChunk, State, S
 _FIT_BYTES = 8 << 20
 _APPLY_BYTES = 6 << 20
 _APPLY_BYTES_AS_STORED = 16 << 20
-_TILES_TO_A_GROUP = 8
-# Positions read together when fitting: of layers left as views, runs of a few lines of memory.
+_APPLY_GROUP = 8
+# Positions read together when fitting: of layers left as views, runs of a few lines of memory. And their bytes.
 _FIT_RUN = 48
+_FIT_RUN_BYTES = 32 << 20
 # A squared distance off by more than this (relative) is not rounding, whatever the storage dtype.
 _RESIDUAL_LIMIT = 0.25
 _RESIDUAL_SAMPLES = 64  # positions, evenly spaced; each costs a factorisation in float64
@@ -62,7 +63,7 @@ class TrainingMoments:
         )
 
     def update(self, selected: Sequence[Tensor]) -> None:
-        """Adds a batch of features as ``PatchEmbedding.select`` gives them, which are kept and not copied.
+        """Adds a batch of features as ``PatchEmbedding.select`` gives them, of one dtype; kept, not copied.
 
         Raises PadimBenchError if a feature is NaN or infinite.
         """
@@ -94,8 +95,9 @@ class TrainingMoments:
     def groups(self, *, consume: bool = False) -> Iterator[Group]:
         """All positions, a group at a time, for :meth:`read`; ``consume`` frees folded ones on the way."""
         if not self._tiles:
-            step = self._step(self.n) * self._tiles_to_a_group(self._step(self.n))
-            yield from ((positions, None, None) for positions in _slices(self.embedding.n_positions, step))
+            step = self._step(self.n)
+            size = step * self._tiles_to_a_group(step)
+            yield from ((positions, None, None) for positions in _slices(self.embedding.n_positions, size))
             return
         self._fold()
         for i, tile in enumerate(self._tiles):
@@ -106,7 +108,10 @@ class TrainingMoments:
     def read(
         self, group: Group, epsilon: float, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[slice, Tensor, PositionChunk]]:
-        """Tiles of a group: positions, mean (P, D) and moments, in ``dtype`` or that of these moments."""
+        """Tiles of a group: positions, mean (P, D) and moments, in ``dtype`` or that of these moments.
+
+        The moments of one tile are overwritten by those of the next.
+        """
         positions, mean, scatter = group
         dtype = dtype or self.dtype
         if mean is not None and scatter is not None:
@@ -124,7 +129,8 @@ class TrainingMoments:
     def _tiles_to_a_group(self, step: int) -> int:
         """As many as make for long runs of memory, where enough groups are left for all threads."""
         fair = self.embedding.n_positions // (4 * step * torch.get_num_threads())
-        return max(1, min(_FIT_RUN // step, fair))
+        bytes_each = 4 * self._pending_n * self.embedding.n_features  # features are float32 as a rule
+        return max(1, min(_FIT_RUN // step, fair, _FIT_RUN_BYTES // (step * bytes_each)))
 
     def _centred(self, positions: slice, dtype: torch.dtype, step: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Tiles of ``step`` of these positions, with their means (P, D) and centred embeddings (P, n, D)."""
@@ -137,8 +143,9 @@ class TrainingMoments:
             stop = start + batch[0].shape[1]
             self.embedding.gather(batch, positions, out=x[:, start:stop])
             start = stop
+        wide = x.new_empty((step, *x.shape[1:]), dtype=dtype) if held != dtype else None
         for tile in _slices(size, step):
-            centred = x[tile].to(dtype)
+            centred = x[tile] if wide is None else wide[: tile.stop - tile.start].copy_(x[tile])
             mean = centred.mean(dim=1)
             centred -= mean.unsqueeze(1)
             yield slice(positions.start + tile.start, positions.start + tile.stop), mean, centred
@@ -147,8 +154,8 @@ class TrainingMoments:
         """Moves the pending features into the moments."""
         if not self._pending:
             return
-        step = self._step(0)  # the same in every model, so that they can be merged
         if not self._tiles:
+            step = self._step(0)  # the same in every model, so that they can be merged
             d = self.embedding.n_features
             new = self._pending[0][0].new_zeros
             self._tiles = [
@@ -156,15 +163,17 @@ class TrainingMoments:
                 for p in _slices(self.embedding.n_positions, step)
             ]
 
-        def fold(group: slice) -> None:
-            tiles = self._tiles[group]
+        step = self._tiles[0][0].stop
+
+        def fold(some: slice) -> None:
+            tiles = self._tiles[some]
             positions = slice(tiles[0][0].start, tiles[-1][0].stop)
             for tile, (_, mean, centred) in zip(tiles, self._centred(positions, self.dtype, step), strict=True):
                 scatter = torch.bmm(centred.mT, centred)
                 _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
 
-        groups = _slices(len(self._tiles), self._tiles_to_a_group(step))
-        for_each(fold, groups, parallel=not self._pending[0][0].is_cuda)
+        neighbours = _slices(len(self._tiles), self._tiles_to_a_group(step))
+        for_each(fold, neighbours, parallel=not self._pending[0][0].is_cuda)
         self._folded_n += self._pending_n
         self._pending, self._pending_n, self._pending_bytes = [], 0, 0
 
@@ -225,7 +234,7 @@ class PatchGaussians:
         narrow = [k for k, t in self.state.items() if t.element_size() < self.mean.element_size()]
         step = min(total, max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each))
         # Work done for a group of tiles at once, where enough groups are left for all threads.
-        group = step * max(1, min(_TILES_TO_A_GROUP, total // (8 * step * torch.get_num_threads())))
+        group = step * max(1, min(_APPLY_GROUP, total // (8 * step * torch.get_num_threads())))
 
         def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)

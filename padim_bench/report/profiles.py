@@ -215,8 +215,8 @@ def _captions(records: Sequence[Record]) -> list[str]:
             f"{_distinct(r['memory']['scored_in_batches_of'] for r in valid)}. State: inverse covariances and means; "
             "file: as PaDiM.save writes it, without the backbone.",
             "Stages. Read: bytes of the files, which lie in the system's cache, on one thread, as decode and resize; "
-            f"images as stored: {stored}. {to_gpu}Embed: selection of channels. Moments: checks, mean and centring; "
-            "factorise: covariance, factorisation, storing and a check of some 64 positions; their common "
+            f"images as stored: {stored}. {to_gpu}Embed: selection of channels. Moments: checks, gathering, mean and "
+            "centring; factorise: covariance, factorisation, storing and a check of some 64 positions; their common "
             "wall-clock time is divided by the threads' seconds. Distance: gathering included. Map: upsampling, "
             "smoothing, score.",
         ]

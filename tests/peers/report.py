@@ -12,9 +12,10 @@ from typing import Any
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import to_json, write_text
 from padim_bench.report.render import NONE, Grid, markdown_page
+from tests.peers.worker import PAUSE_S
 
 SCHEMA = 1
-# Of a fit at d = 100, whose arithmetic is these two.
+# What a fit at d = 100 is made of; to compare with, since no floor is computed from them.
 BATCHED = {
     "covariances_flops_per_s": "batched covariances of 209 images and 100 dimensions in float32",
     "cholesky_flops_per_s": "batched Cholesky factors of them",
@@ -102,9 +103,10 @@ def _provenance(results: Result) -> list[str]:
         "run of a peer that differs is still a baseline.",
         "MB: peak resident memory while running, less what was there with the inputs (whole runs: the peak itself); "
         "each figure from a process of its own.",
-        "Floor: the slower of reading the bytes and of the arithmetic, at the rates below; over floor: the median "
-        "over it.",
-        "Between contenders that take turns lie 50 ms, since idle threads of OpenMP spin on for some.",
+        "Floor: the slower of reading the bytes and of the arithmetic, at the rates of reading and of products below; "
+        "over floor: the median over it.",
+        f"Between contenders that take turns lie {1000 * PAUSE_S:.0f} ms, since idle threads of OpenMP spin on for "
+        "some.",
     ]
     for threads, rates in sorted(results["rates"].items()):
         if rates.get("status") == "ok":

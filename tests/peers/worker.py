@@ -103,7 +103,7 @@ def rates(job: dict[str, Any]) -> dict[str, Any]:
     """The best of several: bytes read per second, and FLOP/s of a matrix product in either precision.
 
     And of the batched kernels that a fit at d = 100 is made of, a thread to a batch: covariances of 209 images and
-    Cholesky factors, in float32.
+    Cholesky factors, in float32. They lie in the cache, and no floor is computed from them.
     """
     import torch
 

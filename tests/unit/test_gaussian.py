@@ -9,6 +9,7 @@ from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
 from padim_bench.padim import gaussian
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.reduction import reduced_embedding
 
 EMBEDDING = PatchEmbedding((6, 10), ((8, 8), (4, 4)), draw_channels(16, 12, 3))
 
@@ -163,31 +164,41 @@ def test_moments_folded_after_differing_numbers_of_images_merge() -> None:
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
-def test_positions_read_in_groups_are_those_read_tile_by_tile(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedding = PatchEmbedding((300,), ((12, 13),), tuple(range(300)))
-    train = torch.randn(21, 300, 12, 13, generator=torch.Generator().manual_seed(0)) + 50
+@pytest.mark.parametrize("reduction", ["none", "semi-orthogonal"])
+def test_positions_read_in_groups_are_those_read_tile_by_tile(
+    reduction: str, limit: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = reduced_embedding((200, 100), ((12, 14), (6, 7)), reduction)
+    generator = torch.Generator().manual_seed(0)
+    train = [torch.randn(21, c, *g, generator=generator) + 50 for c, g in ((200, (12, 14)), (100, (6, 7)))]
     # As backbones may lay out their features: of whole images, of images cut from more, channels last.
-    batches = [train[:8], torch.stack([train[8:14]] * 2, dim=1)[:, 1], train[14:].to(memory_format=torch.channels_last)]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # groups are shorter with more
+    batches = [
+        [layer[:8] for layer in train],
+        [torch.stack([layer[8:14]] * 2, dim=1)[:, 1] for layer in train],
+        [layer[14:].to(memory_format=torch.channels_last) for layer in train],
+    ]
+    grouped, sizes = TrainingMoments._tiles_to_a_group, []
+    monkeypatch.setattr(
+        TrainingMoments, "_tiles_to_a_group", lambda self, step: sizes.append(grouped(self, step)) or sizes[-1]
+    )
+    monkeypatch.setattr(gaussian, "_FIT_BYTES", 2 << 20)
     found = []
     for run in (1, gaussian._FIT_RUN):
         monkeypatch.setattr(gaussian, "_FIT_RUN", run)
+        sizes.clear()
         moments = TrainingMoments(embedding, torch.float64, limit)
         for batch in batches:
-            moments.update(embedding.select([batch]))
-        if limit > 1:
-            assert (next(moments.groups())[0].stop > moments._step(moments.n)) == (run > 1)
+            moments.update(embedding.select(batch))
         found.append(covariances(moments))
+        assert (max(sizes) > 1) == (run > 1)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     mean, covariance = (part[100] for part in found[0])
-    sample = train.flatten(2)[:, :, 100].double()
-    torch.testing.assert_close(mean, sample.mean(dim=0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        covariance,
-        sample.T.cov() + 0.01 * torch.eye(300, dtype=torch.float64),
-        rtol=0,
-        atol=1e-12 if limit > 1 else 1e-6,
-    )
+    sample = embedding.embed(train).flatten(2)[:, :, 100].double()
+    torch.testing.assert_close(mean, sample.mean(dim=0), rtol=1e-12, atol=1e-12)
+    expected = sample.T.cov() + 0.01 * torch.eye(300, dtype=torch.float64)
+    # Projected once in batches and once whole: another rounding of float32, of entries around 50.
+    rounding = 0 if reduction == "none" else 2e-4
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=rounding + (1e-12 if limit > 1 else 1e-6))
 
 
 def test_epsilon_is_kept_whole_in_float16_storage() -> None:

@@ -15,7 +15,7 @@ import torch
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from tests.peers import __main__ as peers
-from tests.peers import fit, inputs, reference, report, scripts, theirs
+from tests.peers import fit, inputs, reference, report, scripts, theirs, worker
 from tests.peers.measure import _judge, _judge_by_values, _side
 from tests.peers.rows import STRATEGIES, Contender, all_rows
 from tests.peers.worker import once, told
@@ -195,3 +195,12 @@ def test_default_strategies_are_of_the_registry() -> None:
     from padim_bench.padim.strategies import STRATEGY_NAMES
 
     assert set(STRATEGIES) <= set(STRATEGY_NAMES)
+
+
+def test_rates_are_of_this_machine_and_given_back_its_threads() -> None:
+    before = torch.get_num_threads()
+    found = worker.rates({"size": {"bytes": 1 << 16, "side": 32}, "threads": 1})
+    assert found.pop("status") == "ok"
+    assert set(report.BATCHED) < set(found)
+    assert all(value > 1e6 for value in found.values())
+    assert torch.get_num_threads() == before

@@ -44,6 +44,7 @@ from padim_bench.harness.profile_worker import (
 )
 from padim_bench.harness.records import as_read, check_mergeable
 from padim_bench.harness.runner import Interrupted
+from padim_bench.padim import gaussian
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
@@ -185,13 +186,17 @@ def test_a_wrong_strategy_is_void_and_is_not_timed(category: Category, monkeypat
     assert "fit_s" not in found
 
 
-def test_moments_that_are_timed_are_the_same_moments(category: Category, weights: Weights) -> None:
-    embedding = PatchEmbedding((6,), ((4, 4),), tuple(range(6)))
+def test_moments_that_are_timed_are_the_same_moments(
+    category: Category, weights: Weights, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaussian, "_FIT_BYTES", 2 * 9 * 6 * 8)  # two positions to a tile
+    embedding = PatchEmbedding((6,), ((4, 15),), tuple(range(6)))
     config = profile_config(category, ProfileModel(weights, 6, "cholesky", "float32"), SETTINGS)
     timed, plain = TimedMoments(embedding, config), TrainingMoments(embedding, torch.float64, 1 << 30)
     for moments in (timed, plain):
-        moments.update(embedding.select([torch.randn(9, 6, 4, 4, generator=torch.Generator().manual_seed(0))]))
+        moments.update(embedding.select([torch.randn(9, 6, 4, 15, generator=torch.Generator().manual_seed(0))]))
     found = fit_gaussians(timed, epsilon=0.01, on_positions=timed.finished)
+    assert len(timed.reading) == 30 > len(list(plain.groups()))
     assert 0 < timed.share < 1
     same = fit_gaussians(plain, epsilon=0.01)
     assert all(torch.equal(found.state[k], same.state[k]) for k in same.state)
