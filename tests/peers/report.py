@@ -12,7 +12,6 @@ from typing import Any
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import to_json, write_text
 from padim_bench.report.render import NONE, Grid, markdown_page
-from tests.peers.worker import PAUSE_S
 
 SCHEMA = 1
 # What a fit at d = 100 is made of; to compare with, since no floor is computed from them.
@@ -105,8 +104,8 @@ def _provenance(results: Result) -> list[str]:
         "each figure from a process of its own.",
         "Floor: the slower of reading the bytes and of the arithmetic, at the rates of reading and of products below; "
         "over floor: the median over it.",
-        f"Between contenders that take turns lie {1000 * PAUSE_S:.0f} ms, since idle threads of OpenMP spin on for "
-        "some.",
+        "Contenders that take turns run twice in each, the second time timed: OpenMP's threads, left spinning or asleep "
+        "by the one before, count for nobody.",
     ]
     for threads, rates in sorted(results["rates"].items()):
         if rates.get("status") == "ok":

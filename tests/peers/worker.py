@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 MARK = "measured: "
-PAUSE_S = 0.05
 
 
 def main() -> None:
@@ -69,7 +68,7 @@ def once(job: dict[str, Any]) -> dict[str, Any]:
 def alternate(job: dict[str, Any]) -> dict[str, Any]:
     """Contenders take turns, each repetition from another one on, so that other load strikes all alike.
 
-    A pause parts them: OpenMP's threads spin for some milliseconds after the last product, on the core of who is next.
+    Each runs once before it is timed: threads that the one before left spinning, or asleep, are not on its account.
     """
     task = import_module(f"tests.peers.{job['task']}")
     given = task.inputs(job["size"])
@@ -91,7 +90,7 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
     for repetition in range(job["repetitions"]):
         shift = repetition % len(order) if order else 0
         for name in order[shift:] + order[:shift]:
-            time.sleep(PAUSE_S)
+            runs[name]()
             seconds, _, failure = _timed(runs[name])
             if failure:
                 raise RuntimeError(f"{name} ran once and then failed: {failure['message']}")
