@@ -20,6 +20,9 @@ _FIT_BYTES = 8 << 20
 _APPLY_BYTES = 6 << 20
 _APPLY_BYTES_AS_STORED = 16 << 20
 _APPLY_GROUP = 8
+# Bytes of a state up to which torch's own threads, still awake from the backbone, work on one tile together: a third
+# to two thirds of the time of a pool, on whose cores they spin. Past it other load would hold up their many barriers.
+_SMALL_STATE = 256 << 20
 # Positions read together when fitting: of layers left as views, runs of a few lines of memory. And their bytes.
 _FIT_RUN = 48
 _FIT_RUN_BYTES = 32 << 20
@@ -232,9 +235,12 @@ class PatchGaussians:
 
         # Whether the state is widened: stored in a narrower dtype than the means, in which it is applied.
         narrow = [k for k, t in self.state.items() if t.element_size() < self.mean.element_size()]
-        step = min(total, max(1, (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) // bytes_each))
+        threads = torch.get_num_threads()
+        together = self.strategy.products and sum(t.nbytes for t in self.state.values()) <= _SMALL_STATE
+        tile_bytes = (_APPLY_BYTES if narrow else _APPLY_BYTES_AS_STORED) * (threads if together else 1)
+        step = min(total, max(1, tile_bytes // bytes_each))
         # Work done for a group of tiles at once, where enough groups are left for all threads.
-        group = step * max(1, min(_APPLY_GROUP, total // (8 * step * torch.get_num_threads())))
+        group = step * max(1, min(_APPLY_GROUP, total // (8 * step * threads)))
 
         def apply(positions: slice) -> None:
             delta = self.embedding.gather(selected, positions).to(self.mean.dtype)
@@ -249,7 +255,7 @@ class PatchGaussians:
                 here = delta[tile.start - positions.start : tile.stop - positions.start]
                 out[:, tile] = self.strategy.apply(state, here.mT).T
 
-        for_each(apply, _slices(total, group), parallel=not out.is_cuda)
+        for_each(apply, _slices(total, group), parallel=not (together or out.is_cuda))
         self.clamped += int((out < 0).sum())
         out.clamp_(min=0)
         if not torch.isfinite(out).all():

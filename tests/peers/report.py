@@ -104,8 +104,8 @@ def _provenance(results: Result) -> list[str]:
         "each figure from a process of its own.",
         "Floor: the slower of reading the bytes and of the arithmetic, at the rates of reading and of products below; "
         "over floor: the median over it.",
-        "Contenders that take turns run twice in each, the second time timed: OpenMP's threads, left spinning or asleep "
-        "by the one before, count for nobody.",
+        "Contenders that take turns run twice in each, and the second is timed: OpenMP's threads, left spinning or "
+        "asleep by the one before, count for nobody.",
     ]
     for threads, rates in sorted(results["rates"].items()):
         if rates.get("status") == "ok":

@@ -207,6 +207,7 @@ def test_epsilon_is_kept_whole_in_float16_storage() -> None:
     assert fitted.state["epsilon"][0].item() == pytest.approx(0.01, rel=1e-7)
 
 
+@pytest.mark.parametrize("small", [0, gaussian._SMALL_STATE], ids=["a thread to a tile", "all on one"])
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 @pytest.mark.parametrize(
     ("n", "d", "side", "n_test"),
@@ -222,8 +223,9 @@ def test_epsilon_is_kept_whole_in_float16_storage() -> None:
     ids=["least", "one position", "one image", "n above d", "n below d", "no block divides", "groups of tiles"],
 )
 def test_every_fast_path_equals_float64_whatever_the_sizes_and_threads(
-    n: int, d: int, side: int, n_test: int, n_threads: int
+    n: int, d: int, side: int, n_test: int, n_threads: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gaussian, "_SMALL_STATE", small)
     embedding = PatchEmbedding((d,), ((side, side),), tuple(range(d)))
     generator = torch.Generator().manual_seed(n)
     scale = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)

@@ -96,6 +96,7 @@ class Strategy:
         automatic: whether "auto" may choose it.
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
         all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
+        products: applied by large products alone, which torch's threads share without loss.
     """
 
     name: str
@@ -107,3 +108,4 @@ class Strategy:
     automatic: bool = True
     fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
     all_threads: bool = False
+    products: bool = False

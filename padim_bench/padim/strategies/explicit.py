@@ -23,4 +23,5 @@ STRATEGY = Strategy(
     fit=fit,
     apply=apply,
     n_values=lambda n, d: d * d,
+    products=True,
 )

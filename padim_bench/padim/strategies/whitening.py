@@ -27,4 +27,5 @@ STRATEGY = Strategy(
     fit=fit,
     apply=apply,
     n_values=lambda n, d: triangular.n_values(d),
+    products=True,
 )

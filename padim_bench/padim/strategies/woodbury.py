@@ -69,4 +69,5 @@ STRATEGY = Strategy(
     fit=fit,
     apply=apply,
     n_values=lambda n, d: min(n - 1, d) * d + 1,
+    products=True,
 )
