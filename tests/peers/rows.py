@@ -303,7 +303,7 @@ def _runs(strategies: Sequence[str], quick: bool) -> list[Row]:
     rows = [
         row(
             f"run-{category}-r18", f"Whole run, R18-Rd100, {category}: images to metrics", category, "resnet18", 448,
-            100, side, 2, repetitions=1, weights="real",
+            100, side, 2, repetitions=1 if quick else 3, weights="real",
             targets=(Target("s", 3, f"whole run, R18-Rd100, {category}"),),
         )
         for category in ("bottle", "screw")
