@@ -90,8 +90,7 @@ class Strategy:
         exact: whether it gives equation 2 up to rounding.
         fit: chunk -> state, tensors of P leading positions in the compute dtype.
         apply: state, delta (P, D, B) = x - mean -> squared Mahalanobis distances (P, B). ``delta.mT`` is
-            contiguous; with wide matrices products with it on the left are many times faster. ``delta`` may
-            be overwritten.
+            contiguous; with wide matrices products with it on the left are many times faster.
         n_values: (n images, D) -> numbers stored per position.
         automatic: whether "auto" may choose it.
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.

@@ -58,7 +58,7 @@ def principal_rows(chunk: PositionChunk) -> tuple[Tensor, Tensor]:
 
 def apply(state: State, delta: Tensor) -> Tensor:
     rows, images = state["rows"], delta.mT
-    rest = images.baddbmm_(torch.bmm(images, rows.mT), rows, alpha=-1)
+    rest = torch.baddbmm(images, torch.bmm(images, rows.mT), rows, alpha=-1)
     return rest.square_().sum(dim=2).div_(state["epsilon"])
 
 
