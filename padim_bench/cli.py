@@ -6,13 +6,15 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from padim_bench import __version__
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import DataWarning, PadimBenchError
 
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
         arguments = _parser().parse_args(argv)
-        with _Output(as_json=getattr(arguments, "json", False)) as output:
+        with _notes_said(), _Output(as_json=getattr(arguments, "json", False)) as output:
             arguments.command(arguments, output)
         sys.stdout.flush()  # a reader that has gone is noticed now, not at the interpreter's end
         return 0
@@ -98,6 +100,25 @@ class _Output:
         """For people: nothing with ``--json``."""
         if not self.as_json:
             print(line)
+
+
+@contextmanager
+def _notes_said() -> Iterator[None]:
+    """What the data part warns of is a line for people, each said once; other warnings are left alone."""
+    said: set[str] = set()
+    other = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, DataWarning):
+            other(message, category, *place, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            _say(f"padim-bench: note: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _say(message: str) -> None:

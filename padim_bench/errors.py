@@ -18,3 +18,7 @@ class StrategyInvalidError(PadimBenchError):
     Raised when the residual of a fitted inverse is far from zero, as batched LU on a
     multi-threaded CPU gives (pytorch#142815). The benchmark records such a run as ``invalid``.
     """
+
+
+class DataWarning(UserWarning):
+    """Data was read, but not as it lies: files were left out, a mask was cut, values may be lost. One line."""

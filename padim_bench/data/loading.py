@@ -31,6 +31,7 @@ class LoadedCategory:
             None where the category has no ground truth.
         image_sizes: distinct sizes of the images as stored, as "900x900", sorted.
         split_digest: sha256 over the names and contents of all images and masks.
+        notes: lines on how files were read that one should know of: masks that were cut, values that may be lost.
     """
 
     category: Category
@@ -41,6 +42,7 @@ class LoadedCategory:
     masks: Masks | None
     split_digest: str
     image_sizes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_category(

@@ -23,7 +23,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The training and test samples of one category. ``has_masks`` False: image level only."""
+    """The training and test samples of one category. ``has_masks`` False: image level only.
+
+    ``notes`` are lines on what was left out when the folders were listed; each was warned of (DataWarning).
+    """
 
     dataset: str
     name: str
@@ -32,3 +35,4 @@ class Category:
     test: tuple[Sample, ...]
     has_masks: bool
     kind: str = ""  # "texture", "object" or unknown ("")
+    notes: tuple[str, ...] = ()

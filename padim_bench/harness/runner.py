@@ -192,11 +192,17 @@ def run(
             "(with --results and another folder they are)"
         )
 
+    said = {note for unit in units for note in unit.category.notes}  # when the folders were listed
+
     def keep(config: RunConfig, record: Record) -> None:
         read = as_read(record)  # first, so that an interruption never finds a record written and not counted
         outcomes[config] = Outcome(config, write_record(results, record), read, resumed=False)
         if record["status"] != "ok":
             on_message(f"{config.category} {config.model_name} {config.strategy}: INVALID: {record['reason']}")
+        for note in read["dataset"]["notes"]:
+            if note not in said:
+                said.add(note)
+                on_message(f"note: {config.category}: {note}")
 
     try:
         with Progress(sum(_steps(u) for u in todo), enabled=show_progress) as progress:
@@ -465,6 +471,7 @@ def _record(
         "has_masks": category.has_masks,
         "official_split": _official_split(category),
         "image_sizes": loaded.image_sizes,
+        "notes": [*category.notes, *loaded.notes],
         "resolution": config.protocol.resolution,
     }
     names = [sample_name(category, s) for s in category.test]
