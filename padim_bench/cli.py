@@ -99,7 +99,7 @@ class _Output:
     def text(self, line: str = "") -> None:
         """For people: nothing with ``--json``."""
         if not self.as_json:
-            print(line)
+            print(line, flush=True)  # at once, also into a pipe
 
 
 @contextmanager
@@ -633,26 +633,26 @@ def _list_datasets() -> list[tuple[str, str]]:
 def _doctor(arguments: argparse.Namespace, output: _Output) -> None:
     import torch
 
-    from padim_bench.harness.doctor import diagnose
+    from padim_bench.harness.doctor import advice, checks, machine
 
     _check_device(arguments.device)
-    found = diagnose(arguments.threads or torch.get_num_threads(), arguments.device)
-    output.document(found)
-    for key, value in found["environment"].items():
+    threads = arguments.threads or torch.get_num_threads()
+    about = machine(threads, arguments.device)
+    for key, value in about.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         output.text(f"{key + ':':16} {text}")
     output.text()
-    for row in found["checks"]:
-        what = f"{row['operation']:24} d = {row['d'] or '?':<4} {row['dtype'] or '':8}"
-        detail = (
-            row["problem"] or f"residual {'not finite' if row['residual'] is None else format(row['residual'], '.1e')}"
-        )
-        output.text(f"{what} {'right' if row['right'] else 'WRONG':5}  {detail}")
-    if not all(row["right"] for row in found["checks"]):
+    found = []
+    for row in checks(threads, arguments.device):
+        found.append(row)
+        verdict = {True: "right", False: "WRONG", None: "-"}[row["right"]]
+        residual = "not finite" if row["residual"] is None else format(row["residual"], ".1e")
         output.text(
-            "\nBatched LU and inverse are wrong on many multi-threaded CPUs (pytorch#142815). No strategy but the "
-            "guarded explicit-lu uses them."
+            f"{row['operation']:24} d = {row['d']:<4} {row['dtype']:8} {verdict:5}  "
+            f"{row['problem'] or f'residual {residual}'}"
         )
+    output.text(f"\n{advice(found)}")
+    output.document({"environment": about, "checks": found, "advice": advice(found)})
 
 
 def _download(arguments: argparse.Namespace, output: _Output) -> None:

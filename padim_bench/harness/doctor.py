@@ -1,118 +1,177 @@
-"""Is this machine's linear algebra right? Found out by running it."""
+"""Is this machine's linear algebra right? Found out by running it, apart, with a limit on everything."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from padim_bench.harness.records import to_json
+import torch
+from torch import Tensor
+
+from padim_bench import apart
+from padim_bench.harness.environment import environment
 
 DIMENSIONS = (100, 200, 550)
-BATCH = 8
-TIMEOUT_S = 120
+BATCH, IMAGES = 8, 209
+# All of it, whatever hangs; what is left over by then is told as not tried.
+BUDGET_S = 50.0
+LIMITS = {torch.float32: 1e-2, torch.float64: 1e-8}  # of a residual
+DTYPES = tuple(LIMITS)
+Check = dict[str, Any]
 
 
-def diagnose(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """Versions, hardware and a verdict per (operation, dimension, dtype).
+@dataclass(frozen=True)
+class Operation:
+    """One operation of linear algebra over a batch of covariances like PaDiM's.
 
-    Each operation runs in a process of its own: a faulty one may print thousands of lines, hang or crash.
+    Attributes:
+        name: in words.
+        flops: of one matrix of side d, over d^3.
+        used_by: the strategies that need it.
+        run: covariances (P, D, D) -> what it gives; called apart, by its name in this module.
+        residual: (covariances, what it gave) -> what should be zero; computed here, by products alone.
     """
-    import torch
 
-    from padim_bench.harness.environment import environment
-
-    found = environment(device)
-    found["threads"] = threads
-    found["parallel"] = [line.strip() for line in torch.__config__.parallel_info().splitlines() if "threads" in line]
-    found["cuda_available"] = torch.cuda.is_available()
-    return {"environment": found, "checks": [c for name in OPERATIONS for c in _check_apart(name, threads, device)]}
+    name: str
+    flops: float
+    used_by: tuple[str, ...]
+    run: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    residual: Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 
-def _check_apart(name: str, threads: int, device: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "padim_bench.harness.doctor", name, str(threads), device]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        # The answer is the last line; what comes before is the library's own complaints.
-        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-        return found
-    except subprocess.TimeoutExpired:
-        problem = f"did not finish in {TIMEOUT_S} s"
-    except (json.JSONDecodeError, IndexError):
-        problem = f"crashed with exit code {done.returncode}"
-    return [{"operation": name, "d": None, "dtype": None, "right": False, "residual": None, "problem": problem}]
-
-
-def _residual_lu(sigma: Any) -> Any:
-    import torch
-
+def run_lu(sigma: Tensor) -> tuple[Tensor, ...]:
     lu, pivots = torch.linalg.lu_factor(sigma)
-    p, lower, upper = torch.lu_unpack(lu, pivots)
+    return lu, pivots
+
+
+def run_inverse(sigma: Tensor) -> Tensor:
+    inverse: Tensor = torch.linalg.inv(sigma)
+    return inverse
+
+
+def run_cholesky(sigma: Tensor) -> Tensor:
+    factor: Tensor = torch.linalg.cholesky(sigma)
+    return factor
+
+
+def run_triangular(sigma: Tensor) -> Tensor:
+    """Of the lower triangles: (P, D, 4), of a right side of ones."""
+    solution: Tensor = torch.linalg.solve_triangular(sigma.tril(), torch.ones_like(sigma[:, :, :4]), upper=False)
+    return solution
+
+
+def run_eigh(sigma: Tensor) -> tuple[Tensor, ...]:
+    values, vectors = torch.linalg.eigh(sigma)
+    return values, vectors
+
+
+def _residual_lu(sigma: Tensor, given: Sequence[Tensor]) -> Tensor:
+    p, lower, upper = torch.lu_unpack(given[0], given[1])
     return p @ lower @ upper - sigma
 
 
-def _residual_inverse(sigma: Any) -> Any:
-    import torch
-
-    return sigma @ torch.linalg.inv(sigma) - torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
-
-
-def _residual_cholesky(sigma: Any) -> Any:
-    import torch
-
-    factor = torch.linalg.cholesky(sigma)
-    return factor @ factor.mT - sigma
+def _residual_triangular(sigma: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """Relative to the terms of each sum: the solution of a lower triangle may be large."""
+    lower = sigma.tril()
+    terms = lower.abs() @ given[0].abs()
+    return (lower @ given[0] - 1) / terms
 
 
-def _residual_triangular(sigma: Any) -> Any:
-    import torch
-
-    factor = torch.linalg.cholesky(sigma)
-    right = torch.ones_like(sigma[:, :, :4])
-    return factor @ torch.linalg.solve_triangular(factor, right, upper=False) - right
-
-
-def _residual_eigh(sigma: Any) -> Any:
-    import torch
-
-    values, vectors = torch.linalg.eigh(sigma)
-    return (vectors * values.unsqueeze(1)) @ vectors.mT - sigma
-
-
-OPERATIONS: dict[str, Callable[[Any], Any]] = {
-    "batched LU": _residual_lu,
-    "batched inverse": _residual_inverse,
-    "batched Cholesky": _residual_cholesky,
-    "batched triangular solve": _residual_triangular,
-    "batched eigh": _residual_eigh,
-}
+# The faulty ones last: what they do to the clock and to their process is then nobody else's.
+OPERATIONS = (
+    Operation(
+        "batched Cholesky", 1 / 3, ("explicit", "cholesky", "whitening", "dual"), run_cholesky,
+        lambda sigma, given: given[0] @ given[0].mT - sigma,
+    ),
+    Operation(
+        "batched triangular solve", 0.01, ("cholesky", "whitening", "dual"), run_triangular, _residual_triangular,
+    ),
+    Operation(
+        "batched eigh", 9, ("woodbury",), run_eigh,
+        lambda sigma, given: (given[1] * given[0].unsqueeze(1)) @ given[1].mT - sigma,
+    ),
+    Operation("batched LU", 2 / 3, ("explicit-lu",), run_lu, _residual_lu),
+    Operation(
+        "batched inverse", 2, ("explicit-lu",), run_inverse,
+        lambda sigma, given: sigma @ given[0] - torch.eye(sigma.shape[-1], dtype=sigma.dtype),
+    ),
+)  # fmt: skip
 
 
-def _check(name: str, threads: int, device: str) -> list[dict[str, Any]]:
-    """Residual of one operation over covariances like PaDiM's (eigenvalues from 0.01 to about 5)."""
-    import torch
-
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for d in DIMENSIONS:
-        for dtype in (torch.float32, torch.float64):
-            x = torch.randn(BATCH, 209, d, generator=generator, dtype=torch.float64)
-            sigma = (x.mT @ x / 208 + 0.01 * torch.eye(d, dtype=torch.float64)).to(device, dtype)
-            row: dict[str, Any] = {"operation": name, "d": d, "dtype": str(dtype).removeprefix("torch.")}
-            limit = 1e-2 if dtype == torch.float32 else 1e-8
-            try:
-                residual = float(OPERATIONS[name](sigma).abs().max())
-                row |= {"right": residual <= limit, "residual": residual, "problem": None}
-            except RuntimeError as error:
-                row |= {"right": False, "residual": None, "problem": f"raised {str(error).splitlines()[0]!r}"}
-            rows.append(row)
-    return rows
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Versions and hardware."""
+    found = environment(device) | {"threads": threads}
+    found["parallel"] = [line.strip() for line in torch.__config__.parallel_info().splitlines() if "threads" in line]
+    found["cuda_available"] = torch.cuda.is_available()
+    return found
 
 
-if __name__ == "__main__":
-    answer = _check(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    print()  # whatever a library has printed stands on lines of its own
-    print(to_json(answer, indent=None))
+def checks(threads: int, device: str = "cpu", *, budget_s: float = BUDGET_S) -> Iterator[Check]:
+    """A verdict per (operation, dimension, dtype), each as soon as it is known.
+
+    Each is {"operation", "d", "dtype", "right", "residual", "problem"}; "right" is None where it was not tried,
+    after a smaller one that did not return, or because ``budget_s`` seconds had passed.
+    """
+    until = time.monotonic() + budget_s
+    for operation in OPERATIONS:
+        hung: dict[torch.dtype, int] = {}
+        for d in DIMENSIONS:
+            for dtype in DTYPES:
+                about: Check = {"operation": operation.name, "d": d, "dtype": str(dtype).removeprefix("torch.")}
+                left = until - time.monotonic()
+                if dtype in hung:
+                    problem = f"not tried: it did not return at d = {hung[dtype]}"
+                    yield about | {"right": None, "residual": None, "problem": problem}
+                elif left <= 0:
+                    problem = f"not tried: {budget_s:g} s had passed"
+                    yield about | {"right": None, "residual": None, "problem": problem}
+                else:
+                    verdict, returned = _check(operation, d, dtype, threads, device, left)
+                    if not returned:
+                        hung[dtype] = d
+                    if not verdict["right"]:
+                        apart.end()  # it may have written anywhere in its process
+                    yield about | verdict
+
+
+def _check(
+    operation: Operation, d: int, dtype: torch.dtype, threads: int, device: str, most_s: float
+) -> tuple[Check, bool]:
+    """The verdict, and whether the operation returned at all."""
+    x = torch.randn(BATCH, IMAGES, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64)
+    # Eigenvalues from 0.01 to about 5.
+    sigma = (x.mT @ x / (IMAGES - 1) + 0.01 * torch.eye(d, dtype=torch.float64)).to(dtype)
+    function = f"{__name__}:{operation.run.__name__}"
+    limit_s = min(most_s, 6 + BATCH * operation.flops * d**3 / 1e9)
+    try:
+        given = apart.call(function, [sigma], limit_s=limit_s, threads=threads, device=device)
+    except apart.DidNotReturnError as error:
+        return {"right": False, "residual": None, "problem": str(error)}, False
+    except apart.ApartError as error:
+        return {"right": False, "residual": None, "problem": str(error)}, True
+    try:
+        residual = float(operation.residual(sigma, given).abs().max())
+    except RuntimeError as error:  # pivots that are none
+        return {"right": False, "residual": None, "problem": f"gave {str(error).splitlines()[0]!r}"}, True
+    return {"right": residual <= LIMITS[dtype], "residual": residual, "problem": None}, True
+
+
+def advice(found: Sequence[Check]) -> str:
+    """In a line, what to avoid on this machine."""
+    wrong = {row["operation"] for row in found if row["right"] is False}
+    bad = [o for o in OPERATIONS if o.name in wrong]
+    untried = {row["operation"] for row in found if row["right"] is None} - wrong
+    open_ = f"; not judged: {', '.join(o.name for o in OPERATIONS if o.name in untried)}" if untried else ""
+    if not bad:
+        return f"Nothing to avoid here: every operation that was tried is right{open_}."
+    strategies = list(dict.fromkeys(name for operation in bad for name in operation.used_by))
+    known = (
+        " Batched torch.linalg.inv, solve and lu_factor are wrong, raise or hang on many CPUs (pytorch#142815): "
+        "use Cholesky in your own code too."
+        if "explicit-lu" in strategies
+        else ""
+    )
+    operations = ", ".join(operation.name for operation in bad)
+    return f"Avoid here: --strategy {', '.join(strategies)} ({operations}){open_}.{known}"

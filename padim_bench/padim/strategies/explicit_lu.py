@@ -1,21 +1,18 @@
 """The dense inverse by batched LU: what public code does, kept as the guarded baseline.
 
-Batched ``torch.linalg.inv`` is wrong on multi-threaded CPUs, mostly without an exception
-(pytorch#142815, #141358, #181570). So the residual of every matrix is measured, and a bad one raises.
+Batched ``torch.linalg.inv`` on several CPU threads is wrong, raises, or never returns (pytorch#142815, #141358,
+#181570); with MKL here, once ``torch.set_num_threads`` has been called, with whatever number, and not before. So it
+runs in a process of its own with a time limit, and the residual of every matrix is measured.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from padim_bench import apart
 from padim_bench.errors import StrategyInvalidError
 from padim_bench.padim.strategies import explicit
 from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
@@ -32,38 +29,30 @@ def inverse_residual(sigma: Tensor, inverse: Tensor) -> float:
     return largest if math.isfinite(largest) else float("inf")
 
 
-@contextmanager
-def native_output_silenced() -> Iterator[None]:
-    """Keeps a library's own prints (oneMKL writes thousands of lines here) off standard output and error."""
-    flush = ctypes.CDLL(None).fflush if os.name == "posix" else lambda _: 0
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [(fd, os.dup(fd)) for fd in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        flush(None)
-        for fd, _ in saved:
-            os.dup2(nowhere, fd)
-        yield
-    finally:
-        flush(None)
-        for fd, copy in saved:
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.close(nowhere)
+def batched_inverse(sigma: Tensor) -> Tensor:
+    """Inverses (P, D, D) of ``sigma``, as public code computes them: not to be called on a CPU but apart."""
+    inverse: Tensor = torch.linalg.inv(sigma)
+    return inverse
 
 
 def fit(chunk: PositionChunk) -> State:
     sigma = chunk.covariance()
     try:
-        with native_output_silenced():
-            inverse = torch.linalg.inv(sigma)
-    except RuntimeError as error:  # includes LinAlgError
-        raise _invalid(f"raised {str(error).splitlines()[0]!r}") from error
+        inverse = batched_inverse(sigma) if sigma.is_cuda else _inverse_apart(sigma)
+    except (RuntimeError, apart.ApartError) as error:  # includes LinAlgError
+        what = str(error).splitlines()[0]
+        raise _invalid(what if isinstance(error, apart.ApartError) else f"raised {what!r}") from error
     residual = inverse_residual(sigma, inverse)
     if residual > RESIDUAL_LIMIT:
+        apart.end()  # what gave this may have written anywhere in its process
         raise _invalid(f"left |Sigma Sigma^-1 - I| = {residual:.3g}")
     return {"precision": inverse}
+
+
+def _inverse_apart(sigma: Tensor) -> Tensor:
+    limit_s = apart.time_limit(2 * len(sigma) * sigma.shape[1] ** 3)
+    (inverse,) = apart.call(f"{__name__}:batched_inverse", [sigma], limit_s=limit_s)
+    return inverse
 
 
 def _invalid(what: str) -> StrategyInvalidError:
