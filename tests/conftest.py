@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from padim_bench import apart
+
+_FAULTY_LU = Path(__file__).resolve().parent / "faulty_lu"
 _DATA, _WEIGHTS = (os.environ.pop(name, None) for name in ("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))
 
 
@@ -38,3 +41,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def lu_that(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """From now on, batched LU in a process of its own is faulty in the way named."""
+
+    def set_up(how: str) -> None:
+        apart.end()
+        monkeypatch.setenv("FAULTY_LU", how)
+        monkeypatch.syspath_prepend(_FAULTY_LU)  # which the process is given first
+
+    yield set_up
+    monkeypatch.undo()
+    apart.end()

@@ -330,16 +330,18 @@ def test_doctor_judges_every_operation_at_every_size(cli: CommandLine) -> None:
     assert {"os", "cpu", "blas", "python", "versions"} <= set(document["environment"])
     assert document["environment"]["threads"] == 1
     checks = {(check["operation"], check["d"], check["dtype"]): check for check in document["checks"]}
-    # Batched LU may crash or hang on some machines, and then has one check, which says so.
-    assert {"batched LU", "batched inverse"} <= {name for name, _, _ in checks}
-    for name in ("batched Cholesky", "batched triangular solve"):  # what every exact strategy relies on
-        for d in (100, 200, 550):
-            for dtype in ("float32", "float64"):
-                assert checks[name, d, dtype]["right"], checks[name, d, dtype]
-    for check in checks.values():
-        limit = 1e-8 if check["dtype"] == "float64" else 1e-2
+    assert len(checks) == len(document["checks"]) == 30
+    for (name, _, dtype), check in checks.items():
+        if check["right"] is None:  # on a machine with too much else to do
+            assert check["problem"].startswith("not tried")
+            continue
+        limit = 1e-8 if dtype == "float64" else 1e-2
         found = check["problem"] is None and check["residual"] is not None and check["residual"] <= limit
         assert check["right"] == found, check
+        if name in {"batched Cholesky", "batched triangular solve"}:  # what every exact strategy relies on
+            assert check["right"], check
+    assert checks["batched Cholesky", 100, "float32"]["right"]
+    assert document["advice"].startswith(("Avoid here: ", "Nothing to avoid here"))
 
 
 def test_data_demo_draws_a_dataset_that_verify_accepts_and_run_reads(

@@ -4,56 +4,121 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from padim_bench import apart
 from padim_bench.harness.records import without_paths
 from tests.peers.rows import Contender, Row
-from tests.peers.worker import MARK
+from tests.peers.worker import BEGINS, ENDS, MARK
 
 ROOT = Path(__file__).resolve().parents[2]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+INVERTED = 8  # matrices of a batch that tells whether a batched inverse returns
 Result = dict[str, Any]
 Say = Callable[[str], None]
 
 
-def ask(job: dict[str, Any], timeout_s: float) -> Result:
-    """The answer of a fresh process, with its wall time; or how it failed, in the words of "status" and "message"."""
+def ask(job: dict[str, Any], timeout_s: float, call_limit_s: float | None = None) -> Result:
+    """The answer of a fresh process, with its wall time; or how it failed, in the words of "status" and "message".
+
+    A call of a contender that takes ``call_limit_s`` ends the process: "who" then names the contender.
+    """
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job["threads"]))
     command = [sys.executable, "-m", "tests.peers.worker", json.dumps(job)]
     start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"status": "timeout", "message": f"not done after {timeout_s:g} s"}
-    wall = time.perf_counter() - start
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=pipe, stderr=complaints, text=True, errors="replace"
+        ) as child:
+            answer = _heard(child, start + timeout_s, call_limit_s)
+            if isinstance(answer, str) and answer.startswith(BEGINS):
+                child.kill()
+                who = answer.removeprefix(BEGINS)
+                message = f"{who} did not return within {call_limit_s:g} s"
+                return {"status": "did not return", "message": message, "who": who}
+            if answer is _TIMEOUT:
+                child.kill()
+                return {"status": "timeout", "message": f"not done after {timeout_s:g} s"}
+        wall = time.perf_counter() - start
+        complaints.seek(0)
+        lines = [line for line in complaints if line.strip()]
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
         return {"status": "killed", "message": f"ended by {name}" + " (out of memory?)" * (name == "SIGKILL")}
-    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not answers:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {
-            "status": "failed",
-            "message": without_paths((lines or [f"exit code {done.returncode}"])[-1].strip())[:300],
-        }
-    answer: Result = json.loads(answers[-1].removeprefix(MARK))
+    if child.returncode or not isinstance(answer, dict):
+        last = (lines or [f"exit code {child.returncode}"])[-1].strip()
+        return {"status": "failed", "message": without_paths(last)[:300]}
     return {**answer, "wall_s": wall} if job["job"] == "once" else answer
+
+
+_TIMEOUT = object()
+
+
+def _heard(child: subprocess.Popen[str], until: float, call_limit_s: float | None) -> Any:
+    """The answer of a process; the line that began a call that did not return; or that time is up; None at its end."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    answer, call, call_until = None, None, float("inf")
+    while True:
+        try:
+            line = lines.get(timeout=max(0, min(until, call_until) - time.perf_counter()))
+        except queue.Empty:
+            return call if call_until < until else _TIMEOUT
+        if line is None:
+            return answer
+        if line.startswith(BEGINS):
+            call, call_until = line, time.perf_counter() + (call_limit_s or float("inf"))
+        elif line == ENDS:
+            call, call_until = None, float("inf")
+        elif line.startswith(MARK):
+            answer = json.loads(line.removeprefix(MARK))
+
+
+def _cannot_return(contender: Contender) -> str:
+    """Why a contender is not started: its batched inverse never returns on this machine. Empty if it does."""
+    if not contender.inverts:
+        return ""
+    matrices = torch.eye(contender.inverts).expand(INVERTED, -1, -1)
+    limit_s = apart.time_limit(2 * INVERTED * contender.inverts**3)
+    try:
+        apart.call("padim_bench.harness.doctor:run_inverse", [matrices], limit_s=limit_s, threads=contender.threads)
+    except apart.DidNotReturnError as error:
+        return f"batched torch.linalg.inv of {INVERTED} matrices of side {contender.inverts} {error}"
+    except apart.ApartError:  # wrong or raising is for the row to show
+        pass
+    return ""
 
 
 def measure(row: Row, say: Say) -> Result:
     """One row: every contender's samples, memory, difference and verdict. A contender's failure is its own."""
     before, start = os.getloadavg(), time.perf_counter()
     sides = {c.name: _side(c) for c in row.contenders}
+    for contender in row.contenders:
+        if why := _cannot_return(contender):
+            sides[contender.name] |= {"status": "did not return", "message": why}
+            say(f"  {contender.name}: did not return: {why}")
+    apart.end()  # nothing but the contenders while they are timed
     if row.mode == "alternate":
         _alternate(row, sides, say)
     else:
@@ -105,7 +170,7 @@ def _fresh(row: Row, sides: dict[str, Result], say: Say) -> None:
             if side["status"] != "ok" or repetition >= (contender.repetitions or row.repetitions):
                 continue
             job = _job(row, "once", contender.threads, contender=vars(contender))
-            answer = ask(job, row.timeout_s)
+            answer = ask(job, row.timeout_s, row.call_limit_s)
             side["status"], side["message"] = answer["status"], answer.get("message", "")
             if answer["status"] != "ok":
                 say(f"  {contender.name}: {answer['status']}: {side['message']}")
@@ -124,10 +189,17 @@ def _fresh(row: Row, sides: dict[str, Result], say: Say) -> None:
 def _alternate(row: Row, sides: dict[str, Result], say: Say) -> None:
     """Times from one process, in turns; memory from one process each."""
     threads = row.contenders[0].threads
-    contenders = [vars(c) for c in row.contenders]
-    answers = ask(_job(row, "alternate", threads, contenders=contenders, repetitions=row.repetitions), row.timeout_s)
+    going = [c for c in row.contenders if sides[c.name]["status"] == "ok"]
+    while True:
+        job = _job(row, "alternate", threads, contenders=[vars(c) for c in going], repetitions=row.repetitions)
+        answers = ask(job, row.timeout_s, row.call_limit_s)
+        if answers.get("status") != "did not return":
+            break
+        sides[answers["who"]] |= {"status": "did not return", "message": answers["message"]}
+        say(f"  {answers['message']}")
+        going = [c for c in going if c.name != answers["who"]]
     failed = answers if "status" in answers else None
-    for contender in row.contenders:
+    for contender in going:
         side = sides[contender.name]
         answer = failed or answers[contender.name]
         side["status"], side["message"] = answer["status"], answer.get("message", "")
@@ -139,7 +211,7 @@ def _alternate(row: Row, sides: dict[str, Result], say: Say) -> None:
         say(f"  {contender.name}: {statistics.median(side['samples_s']):.4f} s")
         if row.memory:
             job = _job(row, "once", threads, contender=vars(contender)) | {"values": False}
-            answer = ask(job, row.timeout_s)
+            answer = ask(job, row.timeout_s, row.call_limit_s)
             if answer.get("extra_bytes") is not None:
                 side["samples_bytes"].append(answer["extra_bytes"])
 

@@ -97,7 +97,7 @@ def _provenance(results: Result) -> list[str]:
     facts = [
         "Ratio: the baseline's median over the contender's. Verdicts: right or wrong by the difference from float64 "
         "references; a whole run, which has none, differs from ours (in a metric by more than 0.01) or not; raised, "
-        "timeout and killed as found. "
+        "did not return, timeout and killed as found. "
         "Ours must be as exact as the core promises. No target is reached by a wrong result, or against one; a whole "
         "run of a peer that differs is still a baseline.",
         "MB: peak resident memory while running, less what was there with the inputs (whole runs: the peak itself); "

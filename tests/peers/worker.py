@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "measured: "
+BEGINS, ENDS = "begins: ", "ends"  # a call of a contender, which whoever waits for it may limit
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def once(job: dict[str, Any]) -> dict[str, Any]:
     _give_back_memory()
     memory = PeakMemory()
     before = memory.read()["peak_rss_bytes"]
-    seconds, value, failure = _timed(run)
+    seconds, value, failure = _announced(job["contender"]["name"], run)
     peak = memory.read()
     if failure:
         return failure
@@ -79,7 +80,7 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
         task.settle(given, values=True)
     for contender in job["contenders"]:  # the warm-up, whose result is compared
         name = contender["name"]
-        _, value, failure = _timed(runs[name])
+        _, value, failure = _announced(name, runs[name])
         answers[name] = failure or {"status": "ok", "samples": []} | _about(
             task, value, contender["options"], given, job
         )
@@ -91,7 +92,7 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
         shift = repetition % len(order) if order else 0
         for name in order[shift:] + order[:shift]:
             runs[name]()
-            seconds, _, failure = _timed(runs[name])
+            seconds, _, failure = _announced(name, runs[name])
             if failure:
                 raise RuntimeError(f"{name} ran once and then failed: {failure['message']}")
             answers[name]["samples"].append(seconds)
@@ -139,6 +140,15 @@ def _timed(run: Callable[[], Any]) -> tuple[float, Any, dict[str, Any] | None]:
     except Exception as error:
         return 0.0, None, {"status": "raised", "message": told(error)}
     return time.perf_counter() - start, value, None
+
+
+def _announced(name: str, run: Callable[[], Any]) -> tuple[float, Any, dict[str, Any] | None]:
+    """:func:`_timed`, told on standard output when it begins and when it ends."""
+    print(f"\n{BEGINS}{name}", flush=True)
+    try:
+        return _timed(run)
+    finally:
+        print(f"\n{ENDS}", flush=True)
 
 
 def _about(task: Any, value: Any, options: dict[str, Any], given: Any, job: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from tests.peers import __main__ as peers
 from tests.peers import fit, inputs, reference, report, scripts, theirs, worker
-from tests.peers.measure import _judge, _judge_by_values, _side
-from tests.peers.rows import STRATEGIES, Contender, all_rows
+from tests.peers.measure import _judge, _judge_by_values, _side, measure
+from tests.peers.rows import STRATEGIES, Contender, Row, all_rows
 from tests.peers.worker import once, told
 
 N, D, GRID = 7, 5, 3
@@ -147,6 +148,26 @@ def test_runs_are_judged_by_a_named_contender() -> None:
         sides[name] |= {"status": "right", "difference": {"values": {"auroc": value}, "right": True}}
     _judge_by_values(sides, ("a", 0.01))
     assert [side["status"] for side in sides.values()] == ["right", "right", "differs"]
+
+
+@pytest.mark.parametrize("mode", ["fresh", "alternate"])
+def test_a_contender_that_never_returns_is_ended_and_the_others_go_on(mode: str) -> None:
+    contenders = [Contender(name, True, 1, {"seconds": s}) for name, s in (("a", 0.01), ("hangs", 1000), ("b", 0.02))]
+    row = Row("trial", "trial", "waits", {}, mode, tuple(contenders), "a", 2, memory=False, call_limit_s=2)
+    said: list[str] = []
+    found = {side["name"]: side for side in measure(row, said.append)["sides"]}
+    assert [side["status"] for side in found.values()] == ["right", "did not return", "right"]
+    assert found["hangs"]["message"] == "hangs did not return within 2 s"
+    assert [len(side["samples_s"]) for side in found.values()] == [2, 0, 2]
+    assert any("hangs did not return" in line for line in said)
+
+
+def test_a_contender_whose_batched_inverse_never_returns_is_not_started(lu_that: Callable[[str], None]) -> None:
+    lu_that("hangs")
+    contenders = [Contender("inverts", True, 1, {"seconds": 1000}, inverts=20), Contender("a", True, 1, {"seconds": 0})]
+    row = Row("trial", "trial", "waits", {}, "fresh", tuple(contenders), "a", 1, memory=False)
+    found = [side["message"] for side in measure(row, lambda _: None)["sides"]]
+    assert found == ["batched torch.linalg.inv of 8 matrices of side 20 did not return within 10 s", ""]
 
 
 def test_a_missing_peer_is_one_line_and_exit_code_2(
