@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
@@ -115,14 +116,17 @@ def done_elsewhere(
             if not pending:
                 alone = True
                 submit(again.pop(0))
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            # In turns of a second, since not every system lets Ctrl-C through to one that waits.
+            for future in wait(pending, timeout=1, return_when=FIRST_COMPLETED).done:
                 item = pending.pop(future)
                 error = _problem(future)
-                if isinstance(error, WorkerDiedError) and error.again and not alone:
+                if not isinstance(error, WorkerDiedError) or not error.again:
+                    yield item, future.result() if error is None else error
+                elif alone:
+                    yield item, WorkerDiedError(f"{error}, and did so again when it ran alone", again=False)
+                else:
                     on_message(f"{name(item)}: {error}; it is tried once more, alone, after the others")
                     again.append(item)
-                else:
-                    yield item, future.result() if error is None else error
     finally:
         for future in pending:
             future.cancel()
@@ -249,11 +253,11 @@ class _Processes(Executor):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._calls: SimpleQueue[tuple[Future[Any], bytes] | None] = SimpleQueue()
-        self._lock = threading.Lock()  # over the four below
+        self._lock = threading.Lock()  # over what is below
         self._threads: list[threading.Thread] = []
         self._processes: list[_Process] = []
-        self._closed = False
-        self._cannot_start: PadimBenchError | None = None
+        self._closed = self._ended = False
+        self._cannot_start: Exception | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -276,13 +280,15 @@ class _Processes(Executor):
             self._cancel()
         for _ in threads:
             self._calls.put(None)
-        for thread in threads if wait else ():
-            thread.join()
+        if wait:
+            for thread in threads:
+                thread.join()
+            self._cancel()  # what a thread left to others that had ended
 
     def end(self) -> None:
         """Ends the processes now, whatever they do, within seconds."""
         with self._lock:
-            self._closed = True
+            self._closed = self._ended = True
             processes, threads = list(self._processes), list(self._threads)
         self._cancel()
         for one in processes:
@@ -307,19 +313,35 @@ class _Processes(Executor):
         one: _Process | None = None
         while (call := self._calls.get()) is not None:
             future, request = call
+            if future.cancelled():
+                continue
+            if one is not None and not one.process.is_alive():  # ended while it had nothing to do
+                self._forget(one)
+                one = None
+            try:
+                one = one or self._start()
+            except Exception as error:
+                with self._lock:
+                    others = bool(self._processes)
+                if others:  # one fewer, then
+                    self._calls.put(call)
+                    return
+                self._cannot_start = error  # the next would fail likewise, at length
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+                continue
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                one = one or self._start()
                 one.pipe.send_bytes(request)
                 answer = one.pipe.recv_bytes()
-            except PadimBenchError as error:
-                future.set_exception(error)
-            except (EOFError, OSError):  # it has died; at its start None is left
-                how = one.ended() if one is not None else "at its start"
+            except Exception as error:
+                died = isinstance(error, (EOFError, OSError))
+                how = one.ended() if died else ""
                 self._forget(one)
                 one = None
-                future.set_exception(WorkerDiedError(f"the process that ran it died ({how})", again=True))
+                what = WorkerDiedError(f"the process that ran it died ({how})", again=True)
+                future.set_exception(what if died else error)
             else:
                 _settle(future, answer)
         if one is not None:
@@ -337,7 +359,7 @@ class _Processes(Executor):
         one = _Process(context.Process(target=_work, args=(there,), daemon=True), here)
         try:
             with self._lock:
-                if self._closed:
+                if self._ended:
                     raise LostError("it was not begun")
                 _start_deaf(one.process)
                 self._processes.append(one)
@@ -351,11 +373,10 @@ class _Processes(Executor):
         except OSError as error:
             how = str(error)
         self._forget(one)
-        self._cannot_start = LostError(
+        raise LostError(
             f"cannot start a process ({how}): see what it printed above, if anything, or use --executor serial; a "
             "script of one's own needs its work below if __name__ == '__main__'"
         )
-        raise self._cannot_start
 
     def _forget(self, one: _Process | None) -> None:
         if one is None:
@@ -529,9 +550,9 @@ class _Cluster(Executor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-        request = _request(fn, *args, **kwargs)
+        call = pickle.dumps(_OnWorker(_request(fn, *args, **kwargs)))
         try:
-            task = self._client.submit(_answer_on_worker, padim_bench.__version__, request, pure=False)
+            task = self._client.submit(pickle.loads, call, key=f"padim-bench-{uuid.uuid4().hex}")
         except Exception as error:
             raise self._gone(_line(error)) from error
         with self._lock:
@@ -554,11 +575,22 @@ class _Cluster(Executor):
     def _attend(self) -> None:
         look_at = 0.0
         while not self._over.wait(0.1):
-            for future, task in self._pending().items():
-                self._collect(future, task)
-            if time.monotonic() >= look_at:
-                self._look()
-                look_at = time.monotonic() + 1
+            try:
+                for future, task in self._pending().items():
+                    self._collect(future, task)
+                if time.monotonic() >= look_at:
+                    self._look()
+                    look_at = time.monotonic() + 1
+            except Exception as error:  # whoever waits for the calls must hear of it
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Ends all calls with ``error``."""
+        for future in self._pending():
+            with self._lock:
+                del self._tasks[future]
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
     def _collect(self, future: Future[Any], task: Any) -> None:
         """Hands over what is done of one call."""
@@ -593,7 +625,7 @@ class _Cluster(Executor):
             return self._gone(_line(error))
         return PadimBenchError(
             f"Dask could not run it ({kind}: {_line(error)}): install padim-bench {padim_bench.__version__} on "
-            "scheduler and workers, with the Python and the packages that are here"
+            "all workers, with the packages that it has here"
         )
 
     def _gone(self, why: str) -> LostError:
@@ -609,14 +641,8 @@ class _Cluster(Executor):
             self._trouble_since, self._say_at = time.monotonic(), _SAY_AFTER_S
         waited = time.monotonic() - self._trouble_since
         if waited >= self._wait_s:
-            error = LostError(
-                f"{trouble} at {self._address}, waited for {self._wait_s:g} s (dask:ADDRESS?wait=SECONDS sets it)"
-            )
-            for future in self._pending():
-                with self._lock:
-                    del self._tasks[future]
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
+            said = f"{trouble} at {self._address}, waited for {self._wait_s:g} s (dask:ADDRESS?wait=SECONDS sets it)"
+            self._fail(LostError(said))
         elif waited >= self._say_at:
             self._say_at *= 2
             self._on_message(
@@ -630,7 +656,7 @@ class _Cluster(Executor):
             # Newer versions tell of five workers unless asked for all.
             newer = "n_workers" in inspect.signature(self._client.scheduler_info).parameters
             ask = self._client.scheduler.identity
-            found = self._client.sync(ask, callback_timeout=10, **({"n_workers": -1} if newer else {}))
+            found = self._client.sync(ask, callback_timeout=5, **({"n_workers": -1} if newer else {}))
             workers = list(found["workers"].values())
         except Exception:
             return "no Dask scheduler answers"
@@ -644,6 +670,19 @@ class _Cluster(Executor):
 def _executing(metrics: dict[str, Any]) -> int:
     """How many calls a worker is at, as it last said."""
     return int(metrics.get("task_counts", metrics).get("executing", 0))
+
+
+@dataclass(frozen=True)
+class _OnWorker:
+    """Unpickling this is the call of :func:`_answer_on_worker`.
+
+    A Dask worker or scheduler that is sent a function that it cannot import goes down; this is bytes to it.
+    """
+
+    request: bytes
+
+    def __reduce__(self) -> tuple[Callable[[str, bytes], bytes], tuple[str, bytes]]:
+        return _answer_on_worker, (padim_bench.__version__, self.request)
 
 
 def _answer_on_worker(version: str, request: bytes) -> bytes:
