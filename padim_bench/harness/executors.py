@@ -63,7 +63,7 @@ def open_executor(where: str, *, on_message: Callable[[str], None] = lambda _: N
 
     Dask workers need this package, the images and the weights at the same paths. Where none is there, or the
     scheduler does not answer, it is waited for ``wait`` seconds, 600 unless said otherwise; ``on_message`` is told so
-    after 30. Calls that ran in a process that died raise WorkerDiedError; other processes go on.
+    after 30, or half of them. Calls that ran in a process that died raise WorkerDiedError; other processes go on.
 
     Raises PadimBenchError for another spelling, a missing package or a cluster that does not answer.
     """
@@ -320,6 +320,10 @@ class _Processes(Executor):
                 one = None
             try:
                 one = one or self._start()
+            except WorkerDiedError as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+                continue
             except Exception as error:
                 with self._lock:
                     others = bool(self._processes)
@@ -369,7 +373,10 @@ class _Processes(Executor):
                 return one
             how = f"did not answer in {_START_LIMIT_S:.0f} s"
         except EOFError:
-            how = f"ended at once ({one.ended()})"
+            how = f"ended at once: {one.ended()}"
+            if (one.process.exitcode or 0) < 0:  # somebody ended it, which may not happen to the next
+                self._forget(one)
+                raise WorkerDiedError(f"the process that was to run it died ({one.ended()})", again=True) from None
         except OSError as error:
             how = str(error)
         self._forget(one)
@@ -463,7 +470,7 @@ def _cluster(detail: str, on_message: Callable[[str], None]) -> Iterator[Executo
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                client = Client(address, timeout=10, set_as_default=False)
+                client = Client(address, timeout=min(10, max(1, wait_s)), set_as_default=False)
             except OSError as error:
                 raise PadimBenchError(
                     f"no Dask scheduler answers at {address} ({_line(error)}): check the address"
@@ -638,7 +645,7 @@ class _Cluster(Executor):
             self._trouble_since = None
             return
         if self._trouble_since is None:
-            self._trouble_since, self._say_at = time.monotonic(), _SAY_AFTER_S
+            self._trouble_since, self._say_at = time.monotonic(), min(_SAY_AFTER_S, self._wait_s / 2)
         waited = time.monotonic() - self._trouble_since
         if waited >= self._wait_s:
             said = f"{trouble} at {self._address}, waited for {self._wait_s:g} s (dask:ADDRESS?wait=SECONDS sets it)"
