@@ -269,7 +269,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the backbone; bfloat16 takes half the time where the processor has it, and its error is recorded",
     )
-    parser.add_argument("--executor", default="serial", help="serial, processes:N or dask:ADDRESS")
+    parser.add_argument(
+        "--executor",
+        default="serial",
+        help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -351,7 +355,7 @@ def _run(arguments: argparse.Namespace, output: _Output) -> None:
             arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype, arguments.reduction
         )
     ]
-    with open_executor(arguments.executor) as executor:
+    with open_executor(arguments.executor, on_message=_say) as executor:
         outcomes = run(plan(categories, models, settings), arguments.results, executor=executor, on_message=_say)
     output.document({"runs": [_summary(o) for o in outcomes]})
     _print_runs(outcomes, output)
@@ -437,7 +441,7 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
         categories = _categories(root, arguments)
     scenes = _scenes(arguments, results if demo else None) if "table4" in wanted else []
     names = [name for name in wanted if name != STRATEGIES_TABLE]
-    with open_executor(arguments.executor) as executor:
+    with open_executor(arguments.executor, on_message=_say) as executor:
         shared = {
             "results": results,
             "settings": settings,

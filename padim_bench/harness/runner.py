@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from padim_bench.data.download import MVTEC_AD
 from padim_bench.data.loading import LoadedCategory, load_category, load_masks, sample_name, split_digest
-from padim_bench.data.samples import Category
+from padim_bench.data.samples import Category, Sample
+from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics, maps_at
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment
+from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, done_elsewhere, worker_address
 from padim_bench.harness.features import Features, extract, union_of_channels
 from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
@@ -210,22 +212,20 @@ def run(
                 for unit in todo:
                     run_unit(unit, keep, progress)
             else:
-                futures = {executor.submit(_run_elsewhere, unit): unit for unit in todo}
-                try:
-                    for future in as_completed(futures):
-                        records, error = future.result()
-                        for config, record in zip(futures[future].configs, records, strict=error is None):
-                            keep(config, record)
-                        if error is not None:
-                            raise error
-                        progress.advance(_steps(futures[future]))
-                finally:
-                    for future in futures:
-                        future.cancel()
-    except BrokenExecutor as error:
-        raise PadimBenchError(
-            f"a worker died, most likely for want of memory ({error}): use fewer workers; finished runs are kept"
-        ) from error
+                failures: dict[str, Exception] = {}
+                for unit, answer in done_elsewhere(
+                    executor, _run_elsewhere, [_with_full_paths(u) for u in todo], name=_name, on_message=on_message
+                ):
+                    records, error = ([], answer) if isinstance(answer, Exception) else answer
+                    if isinstance(error, Failure):
+                        error = error.error()
+                    for config, record in zip(unit.configs, records, strict=error is None):
+                        keep(config, record)
+                    if error is not None:
+                        failures[_name(unit)] = error
+                    progress.advance(_steps(unit))
+                if failures:
+                    raise _in_one(failures, f"{len(outcomes)} of {total} runs are finished and kept")
     except KeyboardInterrupt as error:
         raise Interrupted(len(outcomes), total) from error
     finally:
@@ -248,14 +248,66 @@ def _steps(unit: Unit) -> int:
     return 2 * images + len(unit.configs) * images
 
 
-def _run_elsewhere(unit: Unit) -> tuple[list[Record], Exception | None]:
+def _name(unit: Unit) -> str:
+    return f"{unit.category.name} {unit.weights.arch}"
+
+
+def _with_full_paths(unit: Unit) -> Unit:
+    """The unit for a worker whose working folder is another one. Records name images below the dataset's root."""
+
+    def full(sample: Sample) -> Sample:
+        mask = None if sample.mask is None else sample.mask.absolute()
+        return replace(sample, image=sample.image.absolute(), mask=mask)
+
+    category, weights = unit.category, unit.weights
+    return replace(
+        unit,
+        category=replace(
+            category,
+            root=category.root.absolute(),
+            train=tuple(map(full, category.train)),
+            test=tuple(map(full, category.test)),
+        ),
+        weights=weights if weights.path is None else replace(weights, path=weights.path.absolute()),
+    )
+
+
+def _in_one(failures: dict[str, Exception], kept: str) -> Exception:
+    """The error that tells of all units that failed: of faults of our own, the first."""
+    if ours := [e for e in failures.values() if not isinstance(e, PadimBenchError)]:
+        return ours[0]
+    (name, first), *others = failures.items()
+    text = f"{name}: {first}" if isinstance(first, WorkerDiedError) else str(first)
+    if also := [n for n, e in others if str(e) != str(first) or isinstance(e, WorkerDiedError)]:
+        text += f"; also failed: {', '.join(also)}"
+    if isinstance(first, LostError) or others:
+        text += f"; {kept}"
+    if text == str(first):
+        return first
+    error = PadimBenchError(text)
+    error.__cause__ = first
+    return error
+
+
+def _run_elsewhere(unit: Unit) -> tuple[list[Record], Failure | None]:
     """:func:`run_unit` in a worker: the records of the runs that were finished, and what ended the rest."""
     records: list[Record] = []
     try:
+        if worker_address():
+            _check_files(unit)
         run_unit(unit, lambda _, record: records.append(record))
     except Exception as error:  # it travels with what was finished, and is raised at the other end
-        return records, error
+        return records, Failure.of(error)
     return records, None
+
+
+def _check_files(unit: Unit) -> None:
+    """Another machine may have no such files, or other ones. Raises PadimBenchError; the images have a digest."""
+    path = unit.weights.path
+    if missing := [p for p in (unit.category.root, path) if p is not None and not p.exists()]:
+        raise PadimBenchError(f"{missing[0]} is not there: Dask workers need images and weights at the command's paths")
+    if path is not None and file_digest(path) != unit.weights.sha256:
+        raise PadimBenchError(f"{path} holds other weights than the command's: copy the file to all machines")
 
 
 # A Dask worker may run several units in threads of one process; torch's threads and our caches are the process's.

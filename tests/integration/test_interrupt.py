@@ -132,6 +132,7 @@ def test_an_interruption_ends_the_worker_processes() -> None:
     def interrupted() -> None:
         with open_executor("processes:1") as pool:
             assert pool is not None
+            pool.submit(os.getpid).result()
             pool.submit(time.sleep, 3600)
             workers.extend(multiprocessing.active_children())
             raise KeyboardInterrupt
