@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -72,11 +71,11 @@ class RunConfig:
         return short if self.n_features is None else f"{short}-{SHORT_REDUCTION[self.reduction]}{self.n_features}"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self) | {"protocol": self.protocol.to_dict()}
 
     def identity(self) -> dict[str, Any]:
         """What of it is part of an id."""
-        protocol = {name: value for name, value in vars(self.protocol).items() if name != "source"}  # prose
+        protocol = {name: value for name, value in self.protocol.to_dict().items() if name != "source"}  # prose
         return vars(self) | {"protocol": protocol}
 
     def run_id(self, split_digest: str, weights_sha256: str, **more: Any) -> str:
@@ -89,9 +88,10 @@ class RunConfig:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_config(stored: Mapping[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration of a record's "config", and what else was chosen for a measurement.
 
+    Options that came after the record was written are put into ``stored``, with what they were then by default.
     Raises ValueError, naming the member, for one that no run can have had.
     """
     from pydantic import ValidationError
@@ -115,6 +115,9 @@ def read_config(stored: Mapping[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
             raise ValueError(f"config.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
     if not config.layers:
         raise ValueError("config.layers: there are none")
+    for fields_, complete in ((stored, config.to_dict()), (stored["protocol"], config.protocol.to_dict())):
+        for name in complete.keys() - fields_.keys():
+            fields_[name] = list(complete[name]) if isinstance(complete[name], tuple) else complete[name]
     return config, {key: value for key, value in stored.items() if key not in _FIELDS}
 
 
