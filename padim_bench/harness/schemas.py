@@ -15,8 +15,9 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 # Rounding may take a ratio of sums a little past its ends.
 _Unit = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Of seconds and rates no more than any machine can tell; divided by and drawn on log axes are positive ones.
+_Seconds = Annotated[float, Field(ge=0, le=1e12)]
+_Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _AtLeastOne = Annotated[int, Field(ge=1, lt=1 << 63)]
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
