@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
+from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import STORED_STRICTLY, Protocol
+from padim_bench.reading import in_one_line
 
 SHORT_REDUCTION = {"random": "Rd", "stratified": "St", "semi-orthogonal": "SO", "pca": "PCA", "none": ""}
 FUSIONS = ("concatenate", "sum")
@@ -95,9 +97,6 @@ def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     Raises ValueError, naming the member, for one that no run can have had.
     """
     from pydantic import ValidationError
-
-    from padim_bench.errors import PadimBenchError
-    from padim_bench.harness.schemas import in_one_line
 
     own = {key: value for key, value in stored.items() if key in _FIELDS}
     try:

@@ -14,6 +14,7 @@ from padim_bench.files import cannot_write, check_writable, shortened, write_byt
 from padim_bench.harness.config import SHORT_REDUCTION, read_config
 from padim_bench.harness.schemas import check_run
 from padim_bench.harness.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
+from padim_bench.reading import why
 
 Record = dict[str, Any]
 
@@ -100,13 +101,6 @@ def mend(error: Exception, redone: str) -> str:
     if isinstance(error, OSError):
         return "let this user read it, or use another --results folder"
     return f"delete it, and {redone}"
-
-
-def why(error: Exception) -> str:
-    """What is wrong with it, without its name."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) if isinstance(error, ValueError) else repr(error)
 
 
 def other_schema(path: Path, error: OtherSchemaError) -> PadimBenchError:

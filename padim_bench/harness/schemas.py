@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from padim_bench.reading import in_one_line
+
 # Rounding may take a ratio of sums a little past its ends.
 _Unit = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -337,10 +339,3 @@ def _check(kinds: Mapping[str, Any], record: Mapping[str, Any], *members: str) -
         _adapter(kinds[named]).validate_python(record, strict=True)
     except ValidationError as error:
         raise ValueError(in_one_line(error)) from None
-
-
-def in_one_line(error: ValidationError) -> str:
-    """The first thing that is wrong, by the member's place."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}" if place else str(first["msg"])

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jiter  # as strict as the standard, which Python's own is not, and faster
-
 from padim_bench.files import write_text
+from padim_bench.reading import strict_json
 
 SCHEMA_VERSION = 2
 _SEAL = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})",\n')
@@ -52,9 +51,9 @@ def read_sealed(path: Path, schema: int = SCHEMA_VERSION) -> dict[str, Any]:
     if seal is not None and hashlib.sha256(body).hexdigest() != seal[1].decode():
         raise NotReadableError("its content is not what its sha256 is of: it was damaged or edited")
     try:
-        found = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
+        found = strict_json(body)
     except ValueError as error:
-        raise NotReadableError(f"no strict JSON: {error}") from error
+        raise NotReadableError(str(error)) from error
     if not isinstance(found, Mapping):
         raise NotReadableError("it is no object")
     if type(found.get("schema")) is int and found["schema"] != schema:
