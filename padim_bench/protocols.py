@@ -7,7 +7,7 @@ the others differ between public implementations and explain part of the gaps be
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from padim_bench.errors import PadimBenchError
 
@@ -16,6 +16,8 @@ MapInterpolation = Literal["bilinear", "bicubic"]
 Border = Literal["reflect", "mirror"]
 ScoreFrom = Literal["smoothed", "raw"]
 CompareAt = Literal["protocol", "masks"]
+# How pydantic reads what was stored: no value is converted, and nothing is there that is not known here.
+STORED_STRICTLY = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Protocol:
     rotation: float = 0.0
     version: int = 0
     source: str = ""
+
+    __pydantic_config__: ClassVar = STORED_STRICTLY
 
     def __post_init__(self) -> None:
         if self.resize < 1 or (self.crop is not None and not 1 <= self.crop <= self.resize):

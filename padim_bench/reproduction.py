@@ -20,10 +20,10 @@ from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.fresh import named_again
-from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
+from padim_bench.harness.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
 from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
-from padim_bench.harness.records import Record, check_mergeable, without_paths, write_bytes, write_text
+from padim_bench.harness.records import Record, check_mergeable, check_writable, without_paths, write_bytes, write_text
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.harness.timing import measure_timing
@@ -57,6 +57,7 @@ NOT_ASKED = "not asked for; name it with --backbones"
 FOLLOW_PROTOCOL = ("table1", "table2", "table3", "table5", "seeds")
 NO_STC = "no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC"
 REPORTS = ("seeds", "gaps")
+_PLACES = ("records", "tables", "figures", "")  # of a results folder, and its index
 STRATEGIES_TABLE = "strategies"
 
 
@@ -136,6 +137,8 @@ def reproduce(
         listed = "; ".join(f"{dataset}: {', '.join(names)}" for dataset, names in by_dataset.items())
         raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): choose with --categories")
     raw = {name: load_toml(name) for name in names}
+    if any(one["layout"] in {"timing", "memory"} for one in raw.values()):
+        check_measurements(results / "measurements")
     specs = {name: load_spec(name) for name, one in raw.items() if one["layout"] in {"categories", "models"}}
     if brief:
         specs = {name: replace(spec, versions=min(spec.versions, 2)) for name, spec in specs.items()}
@@ -152,7 +155,9 @@ def reproduce(
     over_images = [n for n in wanted if n not in specs or specs[n].dataset == "mvtec-ad"]
     models = [m for n in over_images for ms in wanted[n].values() for m in ms]
     units = plan(categories, list(dict.fromkeys(models)), settings)
-    outcomes = run(units, results, executor=executor, show_progress=show_progress, on_message=on_message)
+    outcomes = run(
+        units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
+    )
     check_mergeable([o.record for o in outcomes])
     by_run: dict[RunConfig, list[Record]] = {}
     for outcome in outcomes:
@@ -371,10 +376,7 @@ class _Writer:
                 asked = chosen | {"weights": weights.sha256, "split": split_digest(category)}
                 name = f"timing-{category.name}-{model['title'].lower()}-{strategy}"
                 measure = partial(measure_timing, category, weights, **chosen, on_message=self.on_message)
-                try:
-                    records.append(self._measured(name, asked, measure))
-                except PadimBenchError as error:
-                    failed[f"{model['title']}, {strategy}"] = self._not_measured(name, error)
+                records += self._measured(name, asked, measure, failed, f"{model['title']}, {strategy}")
         self._texts(spec["name"], timing_tables(spec, records, failed))
         if records:
             self._figure(spec["name"], render(growth_figure(records)), "-growth")
@@ -420,24 +422,34 @@ class _Writer:
                     what = f"memory-{category.name}-{model['title'].lower()}-{strategy}-{protocol}"
                     self.on_message(f"{category.name} {model['title']} {strategy} {protocol}: measuring peak memory")
                     measure = partial(measure_peak, category.root, category.name, label, name, **chosen)
-                    try:
-                        peaks.append(self._measured(what, asked, measure))
-                    except PadimBenchError as error:
-                        failed[f"{model['title']}, {strategy}, {protocol}"] = self._not_measured(what, error)
+                    title = f"{model['title']}, {strategy}, {protocol}"
+                    peaks += self._measured(what, asked, measure, failed, title)
         self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks, failed))
 
-    def _not_measured(self, name: str, error: PadimBenchError) -> str:
-        """A measurement that fails is said to have failed, and costs no other."""
-        self.on_message(f"{name}: not measured: {error}")
-        return without_paths(str(error))
+    def _measured(
+        self,
+        name: str,
+        asked: Mapping[str, Any],
+        measure: Callable[[], Record],
+        failed: dict[str, str],
+        title: str,
+    ) -> list[Record]:
+        """A measurement of this very thing on this machine from ``measurements/``, or a new one kept there.
 
-    def _measured(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Record]) -> Record:
-        """A measurement of this very thing on this machine from ``measurements/``, or a new one kept there."""
+        One that fails is said to have failed, under its title, and costs no other. A spoilt file raises.
+        """
         path = measurement_path(self.results / "measurements", name, asked)
-        if (record := read_measurement(path)) is not None:
+        if (record := read_measurement(path, asked)) is not None:
             self.on_message(f"{name}: measured before ({path.name}) and not repeated")
-            return record
-        return keep_measurement(path, measure())
+            return [record]
+        check_writable(*(self.results / place for place in ("measurements", "tables", "figures", "")))
+        try:
+            record = measure()
+        except PadimBenchError as error:
+            self.on_message(f"{name}: not measured: {error}")
+            failed[title] = without_paths(str(error))
+            return []
+        return [keep_measurement(path, record)]
 
     def _texts(self, name: str, texts: Mapping[str, str]) -> None:
         for suffix, text in texts.items():
@@ -491,7 +503,8 @@ def compare_strategies(
         for strategy in STRATEGIES
         for dtype in spec["dtypes"]
     ]
-    outcomes = run(plan(categories, models, settings), results, executor=executor, on_message=on_message)
+    units = plan(categories, models, settings)
+    outcomes = run(units, results, executor=executor, on_message=on_message, writes=_PLACES)
     records = [o.record for o in outcomes]
     check_mergeable(records)
     writer = _Writer(results, on_message)

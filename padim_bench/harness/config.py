@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, ClassVar
 
-from padim_bench.protocols import Protocol
+from padim_bench.errors import PadimBenchError
+from padim_bench.protocols import STORED_STRICTLY, Protocol
+from padim_bench.reading import in_one_line
 
 SHORT_REDUCTION = {"random": "Rd", "stratified": "St", "semi-orthogonal": "SO", "pca": "PCA", "none": ""}
 FUSIONS = ("concatenate", "sum")
@@ -57,6 +60,8 @@ class RunConfig:
     every: int = 1
     backbone_dtype: str = "float32"
 
+    __pydantic_config__: ClassVar = STORED_STRICTLY
+
     @property
     def model_name(self) -> str:
         """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
@@ -68,15 +73,70 @@ class RunConfig:
         return short if self.n_features is None else f"{short}-{SHORT_REDUCTION[self.reduction]}{self.n_features}"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self) | {"protocol": self.protocol.to_dict()}
 
-    def run_id(self, split_digest: str, weights_sha256: str) -> str:
-        """Hex digest of the canonical JSON of the configuration and of its inputs' digests."""
-        config = self.to_dict()
-        del config["protocol"]["source"]  # prose
-        named = {"config": config, "split": split_digest, "weights": weights_sha256}
+    def identity(self) -> dict[str, Any]:
+        """What of it is part of an id."""
+        protocol = {name: value for name, value in self.protocol.to_dict().items() if name != "source"}  # prose
+        return vars(self) | {"protocol": protocol}
+
+    def run_id(self, split_digest: str, weights_sha256: str, **more: Any) -> str:
+        """Hex digest of the canonical JSON of the configuration and of its inputs' digests.
+
+        ``more`` are further members: a measurement's "kind", and its "config" with what else was chosen.
+        """
+        named = {"config": self.identity(), "split": split_digest, "weights": weights_sha256} | more
         canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration of a record's "config", and what else was chosen for a measurement.
+
+    Options that came after the record was written are put into ``stored``, with what they were then by default.
+    Raises ValueError, naming the member, for one that no run can have had.
+    """
+    from pydantic import ValidationError
+
+    own = {key: value for key, value in stored.items() if key in _FIELDS}
+    try:
+        config: RunConfig = _adapter().validate_json(json.dumps(own), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"config.{in_one_line(error)}") from None
+    except PadimBenchError as error:
+        raise ValueError(f"config.protocol: {error}") from None
+    for name, least in (("threads", 1), ("batch_size", 1), ("every", 1), ("seed", 0), ("n_features", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"config.{name}: {value} is less than {least}")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"config.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
+    if not config.layers:
+        raise ValueError("config.layers: there are none")
+    for fields_, complete in ((stored, config.to_dict()), (stored["protocol"], config.protocol.to_dict())):
+        for name in complete.keys() - fields_.keys():
+            fields_[name] = list(complete[name]) if isinstance(complete[name], tuple) else complete[name]
+    return config, {key: value for key, value in stored.items() if key not in _FIELDS}
+
+
+_FIELDS = frozenset(field.name for field in fields(RunConfig))
+# Storage and computation, as harness and reports tell them apart.
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_CHOICES = {
+    "reduction": tuple(SHORT_REDUCTION),
+    "fusion": FUSIONS,
+    "dtype": _DTYPES,
+    "compute_dtype": _DTYPES,
+    "backbone_dtype": _DTYPES,
+}
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunConfig)
 
 
 def normalised(config: RunConfig, n_channels: int) -> RunConfig:

@@ -17,7 +17,7 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import environment
 from padim_bench.harness.fresh import in_fresh_process, named_again
-from padim_bench.harness.measurements import keep_measurement, measurement_path, read_measurement
+from padim_bench.harness.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.records import Record, check_writable, without_paths
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
@@ -161,7 +161,7 @@ def profile(
             f"{category.name} has {len(category.train)} training and {len(category.test)} test images: a profile needs "
             "at least 2 and 1"
         )
-    check_writable(results)
+    check_measurements(results / "profiles")
     digest = split_digest(category, threads=settings.threads)
     done: list[Profile] = []
     try:
@@ -173,11 +173,12 @@ def profile(
             asked = {"id": described["id"], "openmp": openmp, "device": settings.device}
             path = measurement_path(results / "profiles", name, asked)
             what = f"{i} of {len(models)}: {category.name} {config.model_name} {config.strategy} {config.dtype}"
-            found = read_measurement(path)
+            found = read_measurement(path, asked)
             if found is not None and found["status"] != FAILED:
                 on_message(f"{what}: measured before ({path.name}) and not repeated")
                 done.append(Profile(path, found, resumed=True))
                 continue
+            check_writable(*(results / name for name in ("profiles", "tables", "figures", "")))
             on_message(f"{what}: measuring")
             try:
                 record = _measure_one(category, model, settings, config)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.config import SHORT_REDUCTION
+from padim_bench.files import cannot_write, check_writable, shortened, write_bytes, write_text
+from padim_bench.harness.config import SHORT_REDUCTION, read_config
+from padim_bench.harness.schemas import check_run
+from padim_bench.harness.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
+from padim_bench.reading import why
 
-SCHEMA_VERSION = 2
 Record = dict[str, Any]
 
 
@@ -61,89 +63,116 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.:<])/[^\s'\":,)]+", "<path>", text)
 
 
-def write_text(path: Path, text: str) -> None:
-    """:func:`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, through a temporary neighbour and a rename.
-
-    Raises PadimBenchError, naming the file, if the folder cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-        raise cannot_write(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def cannot_write(path: Path, error: OSError) -> PadimBenchError:
-    return PadimBenchError(
-        f"cannot write {path}: {error.strerror}: choose another folder with --results or free some space"
-    )
-
-
-def check_writable(folder: Path) -> None:
-    """Fails now rather than after the first run. Raises PadimBenchError if ``folder`` cannot be written."""
-    probe = folder / f".write-test.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
 def record_path(results: Path, record: Record) -> Path:
     """Where a record lies: a readable name, made unique by its id."""
     config = record["config"]
     short = SHORT_REDUCTION[config["reduction"]].lower()
     n = "all" if config["n_features"] is None else f"{short}{config['n_features']}-s{config['seed']}"
     parts = (config["category"], config["backbone"], n, config["strategy"], config["dtype"])
-    return results / "records" / f"{'-'.join(parts)}-{record['id'][:12]}.json"
+    return results / "records" / shortened(parts, ending=_ending(record["id"]))
+
+
+def _ending(record_id: str) -> str:
+    return f"-{record_id[:12]}.json"
 
 
 def write_record(results: Path, record: Record) -> Path:
     path = record_path(results, record)
-    write_text(path, to_json(record) + "\n")
+    write_sealed(path, to_json(record))
     return path
 
 
 def read_record(path: Path) -> Record:
-    """Raises PadimBenchError, naming the file, if it is not a record of this schema."""
+    """Raises PadimBenchError, naming the file, if it is not a whole and sound record of this schema."""
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-        schema = record["schema"]
-        if schema == SCHEMA_VERSION:
-            _ = record["id"], record["config"]["category"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record: Record = read_sealed(path)
+        _check_record(record, path.name)
+    except OtherSchemaError as error:
+        raise other_schema(path, error) from error
+    except (OSError, ValueError) as error:
         raise PadimBenchError(
-            f"{path} is not a readable record ({error!r}): delete it, and the run is redone"
+            f"{path} is not a readable record ({why(error)}): {mend(error, 'the run is redone')}"
         ) from error
-    if schema != SCHEMA_VERSION:
-        raise PadimBenchError(
-            f"{path} has record schema {schema}, this version reads {SCHEMA_VERSION}: use another --results folder"
-        )
     return record
 
 
+def mend(error: Exception, redone: str) -> str:
+    """What helps against a file that cannot be read."""
+    if isinstance(error, OSError):
+        return "let this user read it, or use another --results folder"
+    return f"delete it, and {redone}"
+
+
+def other_schema(path: Path, error: OtherSchemaError) -> PadimBenchError:
+    return PadimBenchError(
+        f"{path} has record schema {error.args[0]}, this version reads {SCHEMA_VERSION}: use another --results folder"
+    )
+
+
+def _check_record(record: Record, name: str) -> None:
+    """Raises ValueError, naming the member, for what no run leaves."""
+    check_run(record)
+    config, more = read_config(record["config"])
+    if more:
+        raise ValueError(f"config.{next(iter(more))}: no configuration has it")
+    dataset, weights, scores = record["dataset"], record["weights"], record["scores"]
+    check_same(record)
+    if record["id"] != config.run_id(dataset["split_digest"], weights["sha256"]):
+        raise ValueError("id: it is not that of this configuration, split and weights")
+    if not name.endswith(_ending(record["id"])):
+        raise ValueError(f"id: {record['id'][:12]}, which its name does not end with")
+    if record["status"] != "ok":
+        return
+    if len(scores) != dataset["n_test"]:
+        raise ValueError(f"scores: {len(scores)} of {dataset['n_test']} test images")
+    if sum(one["label"] for one in scores) != dataset["n_anomalous"]:
+        raise ValueError(f"dataset.n_anomalous: {dataset['n_anomalous']}, but the scores' labels say otherwise")
+
+
+def check_same(record: Record) -> None:
+    """Raises ValueError where a record or measurement says one thing twice, and differently."""
+    config, dataset, weights = record["config"], record["dataset"], record["weights"]
+    for name, there, here in (
+        ("dataset.name", dataset["name"], config["dataset"]),
+        ("dataset.category", dataset["category"], config["category"]),
+        ("weights.arch", weights["arch"], config["backbone"]),
+        ("weights.label", weights["label"], config["weights"]),
+    ):
+        if there != here:
+            raise ValueError(f"{name}: {there!r}, where config has {here!r}")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file among ours may be one of them: no hidden one, and no folder."""
+    return not path.name.startswith(".") and not path.is_dir()
+
+
 def read_records(results: Path) -> dict[str, tuple[Path, Record]]:
-    """All records under ``results/records``, by id."""
-    found = {}
-    for path in sorted((results / "records").glob("*.json")):
+    """All records under ``results/records``, by id; what is not a JSON file, or hidden, is nobody's record.
+
+    Raises PadimBenchError, naming the file, for one that cannot be read, or a second one of the same run.
+    """
+    found: dict[str, tuple[Path, Record]] = {}
+    for path in json_files(results / "records"):
         record = read_record(path)
-        found[record["id"]] = (path, record)
+        if (first := found.setdefault(record["id"], (path, record))) != (path, record):
+            raise PadimBenchError(f"{first[0]} and {path} are records of one run: delete one of them")
     return found
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder, without those that are not ours; none if there is no such folder.
+
+    Raises PadimBenchError if it is a file, or cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json" and is_ours(path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PadimBenchError(
+            f"cannot list {folder} ({error.strerror}): make it a folder that can be read, or use another --results"
+        ) from error
 
 
 def check_mergeable(records: Iterable[Record]) -> None:
@@ -167,3 +196,21 @@ def check_mergeable(records: Iterable[Record]) -> None:
                     f"records {first[1][:12]} and {record['id'][:12]} have differing {key[0]} of {key[1]}: "
                     "keep them in separate --results folders"
                 )
+
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Record",
+    "as_read",
+    "cannot_write",
+    "check_mergeable",
+    "check_writable",
+    "read_record",
+    "read_records",
+    "record_path",
+    "to_json",
+    "without_paths",
+    "write_bytes",
+    "write_record",
+    "write_text",
+]

@@ -164,6 +164,7 @@ def run(
     executor: Executor | None = None,
     show_progress: bool | None = None,
     on_message: Callable[[str], None] = lambda _: None,
+    writes: Sequence[str] = ("records",),
 ) -> list[Outcome]:
     """Runs what has no record yet and returns all outcomes in order of the units.
 
@@ -173,12 +174,12 @@ def run(
         executor: runs whole units elsewhere; None runs them here, writing each record as it is made.
         show_progress: None for "only on a terminal".
         on_message: told in a line what a user should know.
+        writes: folders of ``results`` that must be writable if anything is to be run; nothing is written otherwise.
 
     Raises:
-        PadimBenchError: unreadable images, unfit options, a folder that cannot be written.
+        PadimBenchError: unreadable images or records, unfit options, a folder that cannot be written.
         Interrupted: Ctrl-C; finished runs are kept.
     """
-    check_writable(results)
     existing = read_records(results)
     outcomes: dict[RunConfig, Outcome] = {}
     todo = []
@@ -187,6 +188,8 @@ def run(
         outcomes.update(found)
         if missing := tuple(c for c in unit.configs if c not in found):
             todo.append(Unit(unit.category, unit.weights, missing, unit.settings))
+    if todo:
+        check_writable(*(results / name for name in writes))
     total = sum(len(u.configs) for u in units)
     if outcomes:
         on_message(

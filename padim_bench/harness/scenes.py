@@ -65,7 +65,6 @@ def run_scenes(
         PadimBenchError: unreadable clips, fewer than two training frames, unfit options.
         Interrupted: Ctrl-C; finished runs are kept.
     """
-    check_writable(results)
     for model in models:
         if model.reduction == "pca" or model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
@@ -83,6 +82,7 @@ def run_scenes(
                     if run_id in existing:
                         outcomes.append(Outcome(config, *existing[run_id], resumed=True))
                         continue
+                    check_writable(results / "records")
                     progress.stage(f"scene {scene.name}", config.model_name)
                     record = _run_scene(scene, config, model, settings, digest, progress)
                     read = as_read(record)

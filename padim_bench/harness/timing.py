@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from padim_bench.data.transforms import prepare_image, read_image
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import environment
+from padim_bench.harness.measurements import measurement_id
 from padim_bench.harness.memory import state_bytes
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read
 from padim_bench.harness.runner import full_precision, stopwatch, torch_threads
@@ -203,18 +202,14 @@ def describe(
         config: of the model; with ``asked``, what else was chosen, it becomes the record's config.
         digest: of the category's split.
     """
-    choices = config.to_dict() | asked
-    named = {"kind": kind, "config": choices, "split": digest, "weights": weights.sha256}
-    named["config"] = choices | {"protocol": {k: v for k, v in choices["protocol"].items() if k != "source"}}
-    canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
     counts = MVTEC_AD.get(category.name) if category.dataset == "mvtec-ad" else None
     official = (counts.train, counts.test) == (len(category.train), len(category.test)) if counts else None
     return {
         "schema": SCHEMA_VERSION,
         "kind": kind,
-        "id": hashlib.sha256(canonical.encode()).hexdigest(),
+        "id": measurement_id(kind, config, asked, digest, weights.sha256),
         "status": "ok",
-        "config": choices,
+        "config": config.to_dict() | asked,
         "model_name": config.model_name,
         "dataset": {
             "name": category.dataset,

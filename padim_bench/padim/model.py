@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from padim_bench.errors import PadimBenchError, WeightsNotFoundError
+from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
-from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
-from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
+from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
 from padim_bench.protocols import Protocol, get_protocol
 
-MODEL_FORMAT = "2"
 DEFAULT_MEMORY_LIMIT = 2 << 30
 COMPUTE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -175,57 +172,26 @@ class PaDiM:
             raise PadimBenchError(
                 f"images of {tuple(images.shape[2:])}, but the model was fitted on {self._image_size}"
             )
-        selected = gaussians.embedding.select(self.backbone(images))
+        features = self.backbone(images)
+        if _grids(features) != gaussians.embedding.layer_grids:
+            raise PadimBenchError(
+                f"features on grids {_grids(features)}, but the model was fitted on {gaussians.embedding.layer_grids}: "
+                "fit it again"
+            )
+        selected = gaussians.embedding.select(features)
         size = (int(images.shape[2]), int(images.shape[3]))
         return score_features([(gaussians, selected)], size, self.protocol)
 
     def save(self, path: Path | str) -> None:
-        """Writes the fitted model as safetensors with JSON metadata (no pickle); the backbone is only named.
+        """Writes the fitted model as safetensors with JSON metadata (no pickle) and a sha256 of all of it.
+
+        The backbone is only named.
 
         Raises PadimBenchError if the file cannot be written, which then is left as it was.
         """
-        from safetensors.torch import save_file
+        from padim_bench.padim.files import save_model
 
-        gaussians, path = self.gaussians, Path(path)
-        about = {
-            "format": MODEL_FORMAT,
-            "arch": self.backbone.weights.arch,
-            "weights": self.backbone.weights.to_dict(),
-            "layers": self.backbone.layers,
-            "normalize": self.backbone.normalize,
-            "backbone_dtype": self.backbone.dtype,
-            "n_features": self.n_features,
-            "seed": self.seed,
-            "reduction": self.reduction,
-            "channels": gaussians.embedding.channels,
-            "strategy": self.strategy,
-            "strategy_used": gaussians.strategy.name,
-            "dtype": self.dtype,
-            "compute_dtype": self.compute_dtype,
-            "protocol": self.protocol.to_dict(),
-            "epsilon": gaussians.epsilon,
-            "image_size": self._image_size,
-            "layer_grids": gaussians.embedding.layer_grids,
-            "n_images": gaussians.n,
-            "residual": gaussians.residual,
-            "computed_in": gaussians.computed_in,
-        }
-        tensors = {f"state.{k}": v.contiguous() for k, v in gaussians.state.items()}
-        if gaussians.embedding.projection is not None:
-            tensors["projection"] = gaussians.embedding.projection.contiguous()
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            save_file(
-                {"mean": gaussians.mean.contiguous(), **tensors},
-                temporary,
-                {"padim_bench": json.dumps(about)},
-            )
-            temporary.replace(path)
-        except Exception as error:  # safetensors wraps OSError in its own type
-            temporary.unlink(missing_ok=True)
-            raise PadimBenchError(
-                f"cannot write model {path} ({error}): check the folder and the free space"
-            ) from error
+        save_model(self, path)
 
     @classmethod
     def load(cls, path: Path | str, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> PaDiM:
@@ -237,65 +203,17 @@ class PaDiM:
             device: where the model runs.
 
         Raises:
-            PadimBenchError: not such a file, or the weights are not the ones it was fitted with.
+            PadimBenchError: not such a file, a damaged or edited one, or the weights are not the ones it was fitted
+                with.
         """
-        from safetensors import SafetensorError, safe_open
+        from padim_bench.padim.files import load_model
 
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = json.loads((file.metadata() or {}).get("padim_bench", "{}"))
-                # Cloned, since products round differently on memory that is not aligned as torch's own is.
-                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, ValueError) as error:
-            raise PadimBenchError(f"cannot read model {path} ({error}): give a file that PaDiM.save wrote") from error
-        if about.get("format") != MODEL_FORMAT:
-            raise PadimBenchError(f"{path} is not a PaDiM model of format {MODEL_FORMAT}: fit and save it again")
-        saved = about["weights"]
-        if weights is None and not saved["trained"]:
-            weights = f"random:{saved['seed']}"
-        name = f"{about['arch']}.{saved['tag']}" if saved["tag"] else about["arch"]
-        try:
-            options = {"normalize": about["normalize"], "dtype": about.get("backbone_dtype", "float32")}
-            backbone = create_backbone(name, weights, about["layers"], **options)
-        except WeightsNotFoundError as error:
-            raise WeightsNotFoundError(
-                f"{path} was fitted with weights {saved['label']}, which are not at hand ({error}): "
-                "pass their file or directory as weights= to PaDiM.load"
-            ) from error
-        model = cls(
-            backbone,
-            n_features=about["n_features"],
-            seed=about["seed"],
-            strategy=about["strategy"],
-            dtype=about["dtype"],
-            compute_dtype=about["compute_dtype"],
-            protocol=Protocol(**about["protocol"]),
-            device=device,
-            reduction=about["reduction"],
-        )
-        if model.backbone.weights.sha256 != saved["sha256"]:
-            raise PadimBenchError(
-                f"{path} was fitted with weights {saved['label']}, sha256 {saved['sha256'][:12]}, but "
-                f"{model.backbone.weights.label} was found: pass weights= to PaDiM.load"
-            )
-        grids = tuple((h, w) for h, w in about["layer_grids"])
-        projection = tensors.get("projection")
-        embedding = PatchEmbedding(
-            model.backbone.channels, grids, tuple(about["channels"]), None if projection is None else projection.cpu()
-        )
-        state = {k.removeprefix("state."): v for k, v in sorted(tensors.items()) if k.startswith("state.")}
-        strategy = STRATEGIES[about["strategy_used"]]
-        gaussians = PatchGaussians(
-            embedding,
-            strategy,
-            about["n_images"],
-            about["epsilon"],
-            tensors["mean"],
-            state,
-            about["residual"],
-            computed_in=about.get("computed_in", about["compute_dtype"]),  # absent from files of before it differed
-        )
-        return model.use(gaussians, cast(tuple[int, int], tuple(about["image_size"])))
+        return load_model(cls, path, weights, device)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of the images that it was fitted on; None before any fit."""
+        return self._image_size
 
     def use(self, gaussians: PatchGaussians, image_size: tuple[int, int]) -> Self:
         """Takes Gaussians that were fitted elsewhere to this model's features of images of (H, W) pixels."""

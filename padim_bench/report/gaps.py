@@ -181,7 +181,7 @@ class _Report:
         for key, name in names.items():
             row = [name]
             for category, (exact, others) in found.items():
-                value = None if others[key] is None else 100 * others[key]
+                value = None if others.get(key) is None else 100 * others[key]
                 change = None if value is None else value - exact
                 row.append(number(value) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
                 self.line("PRO variants", title, "pro", name, category, value, change)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import to_json, write_text
+from padim_bench.harness.sealed import OtherSchemaError, read_sealed, write_sealed
+from padim_bench.reading import why
 from padim_bench.report.render import NONE, Grid, markdown_page
 
 SCHEMA = 1
@@ -26,19 +27,21 @@ def read(folder: Path) -> dict[str, Any]:
     """Earlier results; empty where there are none. Raises PadimBenchError for what is not such a file."""
     path = folder / "results.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = found["schema"]
+        found = read_sealed(path, SCHEMA)
+        to_markdown(found), to_csv(found)  # whatever is missing, a page misses it
     except FileNotFoundError:
         return {"schema": SCHEMA, "rates": {}, "rows": {}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PadimBenchError(f"{path} is not readable ({error!r}): delete it, and all is measured again") from error
-    if schema != SCHEMA:
-        raise PadimBenchError(f"{path} has schema {schema}, this version writes {SCHEMA}: use another --results folder")
+    except OtherSchemaError as error:
+        raise PadimBenchError(
+            f"{path} has schema {error.args[0]}, this version writes {SCHEMA}: use another --results folder"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration) as error:
+        raise PadimBenchError(f"{path} is not readable ({why(error)}): delete it, and all is measured again") from error
     return found
 
 
 def write(folder: Path, results: Result) -> None:
-    write_text(folder / "results.json", to_json(results) + "\n")
+    write_sealed(folder / "results.json", to_json(results))
     write_text(folder / "peers.md", to_markdown(results))
     write_text(folder / "peers.csv", to_csv(results))
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.harness.measurements import keep_measurement, read_measurement
 from padim_bench.harness.memory import (
     analytic_bytes,
     analytic_figures,
@@ -22,7 +23,7 @@ from padim_bench.harness.memory import (
     state_bytes,
     stored_states,
 )
-from padim_bench.harness.records import check_mergeable, read_record, write_record
+from padim_bench.harness.records import check_mergeable
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
@@ -123,7 +124,7 @@ def test_peaks_of_a_fresh_process_only_rise(peak: dict[str, Any], root: Path, tm
     assert peak["environment"]["threads"] == peak["config"]["threads"] == 1
     assert str(root) not in str(peak)
     check_mergeable([peak])
-    assert read_record(write_record(tmp_path, peak)) == peak
+    assert keep_measurement(tmp_path / "peak.json", peak) == peak == read_measurement(tmp_path / "peak.json")
 
 
 def test_what_the_process_complains_of_is_raised(root: Path) -> None:

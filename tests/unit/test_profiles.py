@@ -23,8 +23,9 @@ from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness import profile as asking
+from padim_bench.harness.config import read_config
 from padim_bench.harness.fresh import in_fresh_process
-from padim_bench.harness.measurements import read_measurement
+from padim_bench.harness.measurements import measurement_id, read_measurement
 from padim_bench.harness.profile import (
     GATES,
     ProfileModel,
@@ -228,7 +229,9 @@ def test_a_measurement_that_fails_costs_no_other_and_is_tried_again(
             raise PadimBenchError(f"{category.root}/part: ended by SIGKILL, most likely for want of memory")
         if wanted["strategy"] == "whitening" and interrupting:
             raise KeyboardInterrupt
-        return record | {"config": record["config"] | {"strategy": wanted["strategy"]}}
+        stored = record["config"] | {"strategy": wanted["strategy"]}
+        digests = record["dataset"]["split_digest"], record["weights"]["sha256"]
+        return record | {"config": stored, "id": measurement_id("profile", *read_config(stored), *digests)}
 
     monkeypatch.setattr(asking, "in_fresh_process", fake)
     interrupting, said = True, []

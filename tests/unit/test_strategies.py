@@ -15,7 +15,7 @@ from torch import Tensor
 from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
 from padim_bench.padim.strategies import PositionChunk, get_strategy
 from padim_bench.padim.strategies.explicit_lu import inverse_residual
-from padim_bench.padim.strategies.triangular import blocks_of, n_values, triangular_inverse, trimmed
+from padim_bench.padim.strategies.triangular import blocks_of, shapes, triangular_inverse, trimmed
 
 EXACT = [name for name, s in STRATEGIES.items() if s.exact]
 # Batched LU is wrong on some machines; there its guard raises, and nothing is left to compare.
@@ -94,6 +94,7 @@ def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -
             state = STRATEGIES[name].fit(PositionChunk(n, 0.01, centred=x))
         except StrategyInvalidError:
             pytest.skip("batched LU is wrong on this machine, and the guard says so")
+        assert {key: tuple(t.shape[1:]) for key, t in state.items()} == STRATEGIES[name].shapes(n, d)
         assert sum(t[0].numel() for t in state.values()) == STRATEGIES[name].n_values(n, d)
         assert (STRATEGIES[name].apply(state, x.mT.contiguous()) >= 0).all()
 
@@ -149,7 +150,7 @@ def test_trimmed_blocks_are_the_whole_triangle(d: int) -> None:
     for rows, block in blocks_of(state, "rows"):
         again[:, rows, : rows.stop] = block
     assert torch.equal(again, triangle)
-    assert sum(t[0].numel() for t in state.values()) == n_values(d)
+    assert {name: tuple(t.shape[1:]) for name, t in state.items()} == shapes(d, "rows")
 
 
 @pytest.mark.parametrize("d", [100, 203, 550])  # whole, and by blocks that do not divide it

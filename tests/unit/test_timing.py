@@ -18,7 +18,8 @@ from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness import timing
-from padim_bench.harness.records import SCHEMA_VERSION, as_read, check_mergeable, read_record, to_json, write_record
+from padim_bench.harness.measurements import keep_measurement, read_measurement
+from padim_bench.harness.records import SCHEMA_VERSION, as_read, check_mergeable, to_json
 from padim_bench.harness.timing import INFERENCE_STAGES, TRAINING_STAGES, measure_timing
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.report.render import NONE
@@ -68,7 +69,7 @@ def test_a_record_says_what_was_measured(record: dict[str, Any], tmp_path: Path)
     assert str(tmp_path.parent) not in to_json(record)
     assert as_read(record) == record
     check_mergeable([record, record])
-    assert read_record(write_record(tmp_path, record)) == record
+    assert keep_measurement(tmp_path / "one.json", record) == record == read_measurement(tmp_path / "one.json")
 
 
 def test_growth_has_both_series_and_stops_at_the_whole_training_set(record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,7 @@ class Strategy:
         fit: chunk -> state, tensors of P leading positions in the compute dtype.
         apply: state, delta (P, D, B) = x - mean -> squared Mahalanobis distances (P, B). ``delta.mT`` is
             contiguous; with wide matrices products with it on the left are many times faster.
-        n_values: (n images, D) -> numbers stored per position.
+        shapes: (n images, D) -> the state's tensors by name, each as it is at one position.
         automatic: whether "auto" may choose it.
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
         all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
@@ -103,8 +104,12 @@ class Strategy:
     exact: bool
     fit: Callable[[PositionChunk], State]
     apply: Callable[[State, Tensor], Tensor]
-    n_values: Callable[[int, int], int]
+    shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
     automatic: bool = True
     fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
     all_threads: bool = False
     products: bool = False
+
+    def n_values(self, n: int, d: int) -> int:
+        """Numbers stored per position, of n images and D dimensions."""
+        return sum(math.prod(shape) for shape in self.shapes(n, d).values())

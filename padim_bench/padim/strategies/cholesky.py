@@ -23,5 +23,5 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    n_values=lambda n, d: d * d,
+    shapes=lambda n, d: {"factor": (d, d)},
 )

@@ -26,6 +26,6 @@ STRATEGY = Strategy(
     exact=False,
     fit=fit,
     apply=apply,
-    n_values=lambda n, d: d,
+    shapes=lambda n, d: {"variances": (d,)},
     automatic=False,
 )

@@ -52,9 +52,9 @@ def _solve(state: State, right: Tensor) -> Tensor:
     return solution
 
 
-def _n_values(n: int, d: int) -> int:
+def _shapes(n: int, d: int) -> dict[str, tuple[int, ...]]:
     rank = min(n - 1, d)
-    return rank * d + triangular.n_values(rank) + 1
+    return {"rows": (rank, d), "epsilon": (1,), **triangular.shapes(rank, "factor")}
 
 
 STRATEGY = Strategy(
@@ -63,6 +63,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    n_values=_n_values,
+    shapes=_shapes,
     fits_in_float32=lambda n, d: n - 1 <= d,  # beyond, rows are eigenvectors, whose errors count in full
 )

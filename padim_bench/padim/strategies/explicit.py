@@ -22,6 +22,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    n_values=lambda n, d: d * d,
+    shapes=lambda n, d: {"precision": (d, d)},
     products=True,
 )

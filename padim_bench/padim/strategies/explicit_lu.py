@@ -68,7 +68,7 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=explicit.apply,
-    n_values=lambda n, d: d * d,
+    shapes=lambda n, d: {"precision": (d, d)},
     automatic=False,
     all_threads=True,  # as public code runs it; on one thread it would be right
 )

@@ -53,9 +53,9 @@ def row_blocks(d: int) -> Iterator[slice]:
     return (slice(start, min(start + block, d)) for start in range(0, d, block))
 
 
-def n_values(d: int) -> int:
-    """Numbers kept of one triangle of side d."""
-    return sum((rows.stop - rows.start) * rows.stop for rows in row_blocks(d))
+def shapes(d: int, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Of the blocks that :func:`trimmed` keeps of one triangle of side d."""
+    return {f"{prefix}_{i:03d}": (rows.stop - rows.start, rows.stop) for i, rows in enumerate(row_blocks(d))}
 
 
 def trimmed(triangle: Tensor, prefix: str) -> dict[str, Tensor]:

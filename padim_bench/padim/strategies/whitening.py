@@ -26,6 +26,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    n_values=lambda n, d: triangular.n_values(d),
+    shapes=lambda n, d: triangular.shapes(d, "rows"),
     products=True,
 )

@@ -68,6 +68,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    n_values=lambda n, d: min(n - 1, d) * d + 1,
+    shapes=lambda n, d: {"rows": (min(n - 1, d), d), "epsilon": (1,)},
     products=True,
 )
