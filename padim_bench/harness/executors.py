@@ -466,11 +466,22 @@ def _cluster(detail: str, on_message: Callable[[str], None]) -> Iterator[Executo
         from distributed import Client
     except ImportError as error:
         raise PadimBenchError("dask is not installed: pip install 'padim-bench[dask]'") from error
+
+    class OneThatCloses(Client):  # type: ignore[misc]
+        """One that cannot connect closes now: collected as rubbish while another begins, it waits for it for ever."""
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                _close(self)
+                raise
+
     with _quiet_dask():
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                client = Client(address, timeout=min(10, max(1, wait_s)), set_as_default=False)
+                client = OneThatCloses(address, timeout=min(10, max(1, wait_s)), set_as_default=False)
             except OSError as error:
                 raise PadimBenchError(
                     f"no Dask scheduler answers at {address} ({_line(error)}): check the address"
@@ -488,6 +499,13 @@ def _cluster(detail: str, on_message: Callable[[str], None]) -> Iterator[Executo
         finally:
             with _undisturbed():
                 cluster.shutdown()
+
+
+def _close(client: Any) -> None:
+    """Leaves the cluster within seconds, and for good."""
+    with suppress(Exception):  # there may be nobody left to take leave of
+        client.close(timeout=_END_LIMIT_S)
+    client.status = "closed"
 
 
 def _address(detail: str) -> tuple[str, float]:
@@ -572,8 +590,7 @@ class _Cluster(Executor):
         for future in self._pending():
             future.cancel()
         self._thread.join(_END_LIMIT_S)
-        with suppress(Exception):  # there may be nobody left to take leave of
-            self._client.close(timeout=_END_LIMIT_S)
+        _close(self._client)
 
     def _pending(self) -> dict[Future[Any], Any]:
         with self._lock:
