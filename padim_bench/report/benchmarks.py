@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from padim_bench.errors import PadimBenchError
 from padim_bench.report.render import NONE
 
 # Everything else that pytest-benchmark saves stays out: it names the host, the checkout and the branch, and
@@ -135,11 +136,30 @@ def _figure(value: float | None) -> str:
 
 
 def write_page(folder: Path) -> None:
-    """Writes README.md from the JSON files of a folder, if it has any."""
-    runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    if runs:
+    """Writes README.md from the JSON files of a folder, if it has any.
+
+    Raises PadimBenchError, naming the file, for one from which no page can be made.
+    """
+    paths = [p for p in sorted(folder.glob("*.json")) if p.is_file() and not p.name.startswith(".")]
+    if runs := {path.stem: _read(path) for path in paths}:
         (folder / "README.md").write_text(page(runs), encoding="utf-8")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A saved run, of which a page can be made: pytest-benchmark wrote it, and says nowhere what must be in it."""
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        page({path.stem: run})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise PadimBenchError(
+            f"{path} is no saved run of the benchmarks ({type(error).__name__}: {error}): delete it, or measure again"
+        ) from error
+    return run
+
+
 if __name__ == "__main__":
-    write_page(Path(sys.argv[1]))
+    try:
+        write_page(Path(sys.argv[1]))
+    except PadimBenchError as problem:
+        print(f"padim-bench: error: {problem}", file=sys.stderr)
+        sys.exit(2)

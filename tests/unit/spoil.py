@@ -6,6 +6,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from padim_bench import PadimBenchError
@@ -90,3 +91,17 @@ def outcomes(cases: dict[str, Callable[[], Any]], expected: Any, *named: str, ch
             assert changes or found == expected, f"{name}: read, and differs"
             counts["same" if found == expected else "changed"] += 1
     return counts
+
+
+def spoilt(path: Path, content: bytes, then: Callable[[], Any]) -> Callable[[], Any]:
+    """What ``then`` gives while the file has other content."""
+
+    def case() -> Any:
+        before = path.read_bytes()
+        path.write_bytes(content)
+        try:
+            return then()
+        finally:
+            path.write_bytes(before)
+
+    return case

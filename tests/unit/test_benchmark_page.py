@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from spoil import edited, outcomes, ruined, spoilt
 
 from padim_bench.report.benchmarks import page, published, write_page
 
@@ -123,3 +125,21 @@ def test_readme_is_written_from_all_runs_of_a_folder(tmp_path: Path) -> None:
     write_page(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.index("## cpu") < text.index("## gpu")
+
+
+def test_a_saved_run_that_is_spoilt_is_named_and_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    draw, whole = random.Random(8), run(benchmark("cholesky", 1.0))
+    path = tmp_path / "cpu.json"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    (tmp_path / "._cpu.json").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    (tmp_path / "folder.json").mkdir()
+    write_page(tmp_path)
+
+    def written() -> str:
+        write_page(tmp_path)
+        return (tmp_path / "README.md").read_text(encoding="utf-8")
+
+    expected = written()
+    contents = [*ruined(path.read_bytes()), *(json.dumps(edited(whole, draw)).encode() for _ in range(200))]
+    cases = {f"{i}: {c[:40]!r}": spoilt(path, c, written) for i, c in enumerate(contents)}
+    assert outcomes(cases, expected, str(path), changes=True)["refused"] > 50

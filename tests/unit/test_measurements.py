@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from drawn_records import memory, profile, run_config, timing
-from spoil import edited, flipped, outcomes, ruined
-from test_records import spoilt
+from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
 from padim_bench.harness.measurements import (

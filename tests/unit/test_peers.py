@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from spoil import edited, flipped, outcomes, ruined, spoilt
 
+from padim_bench.harness.records import to_json
+from padim_bench.harness.sealed import sealed
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from tests.peers import __main__ as peers
@@ -131,6 +135,23 @@ def test_reports_are_the_same_from_what_was_read_back(results: dict[str, Any], t
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert "in float64; batched Cholesky factors of them 2." in first["peers.md"].decode()
     assert "| ours | right | 4 | 2 | 4.0x | 4.0 | 1.0x | 1.0e-07 | 5.0e-01 | 1 | 4.0x |" in first["peers.md"].decode()
+
+
+def test_spoilt_results_are_refused_in_a_line(results: dict[str, Any], tmp_path: Path) -> None:
+    draw, path = random.Random(9), tmp_path / "results.json"
+    report.write(tmp_path, results)
+
+    def pages() -> tuple[str, str]:
+        found = report.read(tmp_path)
+        return report.to_markdown(found), report.to_csv(found)
+
+    expected, raw, whole = pages(), path.read_bytes(), report.read(tmp_path)
+    damaged = {f"flip {i}": spoilt(path, flipped(raw, draw), pages) for i in range(50)}
+    damaged |= {f"{c[:30]!r}": spoilt(path, c, pages) for c in ruined(raw)}
+    assert outcomes(damaged, expected, str(path))["refused"] == len(damaged)
+    texts = (sealed(to_json(edited(whole, draw)) + "\n") for _ in range(200))
+    resealed = {f"edit {i}": spoilt(path, text.encode(), pages) for i, text in enumerate(texts)}
+    assert outcomes(resealed, expected, str(path), changes=True)["refused"] > 50
 
 
 def test_no_target_is_reached_by_a_wrong_result_or_against_one(results: dict[str, Any]) -> None:

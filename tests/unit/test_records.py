@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drawn_records import run_config, run_record
-from spoil import edited, flipped, outcomes, ruined
+from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
 from padim_bench.harness.measurements import check_measurements
@@ -68,20 +67,6 @@ def pages(results: Path) -> dict[str, str]:
     strategies = [r for r in records if r["config"]["seed"] == 3]
     found |= {f"strategies{k}": v for k, v in strategies_tables(load_strategies_spec(), strategies).items()}
     return found
-
-
-def spoilt(path: Path, content: bytes, then: Callable[[], Any]) -> Callable[[], Any]:
-    """What ``then`` gives while the file has other content."""
-
-    def case() -> Any:
-        before = path.read_bytes()
-        path.write_bytes(content)
-        try:
-            return then()
-        finally:
-            path.write_bytes(before)
-
-    return case
 
 
 def some_files(results: Path) -> list[Path]:
