@@ -1,4 +1,4 @@
-"""Damaged files of every format, drawn by seed: each is read, in the right shape, or refused in a line that names it."""
+"""Damaged images and masks of every format, drawn by seed: read, or refused in one line that names the file."""
 
 from __future__ import annotations
 
