@@ -251,6 +251,9 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument(
+        "--bits", type=_positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -283,7 +286,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
     from padim_bench.protocols import get_protocol
 
-    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at")}
+    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
     protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     _check_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()

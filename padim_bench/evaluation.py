@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim_bench.data.loading import load_category
+from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
-from padim_bench.data.transforms import prepare_image, read_image
-from padim_bench.errors import PadimBenchError
+from padim_bench.data.transforms import read_image
+from padim_bench.errors import DataWarning, PadimBenchError
+from padim_bench.metrics._truth import as_mask
 from padim_bench.metrics.pro import average_pro
 from padim_bench.metrics.roc import detection_metrics
 from padim_bench.protocols import Protocol, get_protocol
@@ -38,21 +41,32 @@ def compute_metrics(
     Args:
         labels: (n,) 0 normal, 1 anomalous.
         scores: (n,) image scores.
-        masks: n arrays (H, W) of ground truth; None leaves the pixel-level metrics NaN.
+        masks: n arrays (H, W) of ground truth, non-zero is anomalous; None leaves the pixel-level metrics NaN.
         maps: n anomaly maps (H, W); sizes may differ between images.
+
+    Raises:
+        ValueError: NaN anywhere, labels other than 0 and 1, negative values in masks, or shapes that differ.
     """
     image = detection_metrics(labels, scores, what="image scores")
     found = dict(zip(IMAGE_METRICS, (image.auroc, image.average_precision, image.f1_max), strict=True))
     if masks is None or maps is None:
         return found | dict.fromkeys(PIXEL_METRICS, float("nan"))
-    pixel = detection_metrics(_pixels(masks), _pixels(maps), what="pixel scores")
-    pro = average_pro(maps, masks)
+    truth = as_mask(masks) if isinstance(masks, np.ndarray) else [as_mask(mask) for mask in masks]
+    pixel = detection_metrics(_pixels(truth), _pixels(maps), what="pixel scores")
+    pro = average_pro(maps, truth)
     values = (pixel.auroc, pixel.average_precision, pixel.f1_max, pro)
     return found | dict(zip(PIXEL_METRICS, values, strict=True))
 
 
 def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
-    return arrays if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
+    return arrays.ravel() if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
+
+
+def f1_thresholds(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, float]:
+    """``image_f1_threshold``, the score at which F1 is ``image_f1_max``; empty where a class is missing."""
+    if np.unique(labels).size < 2:
+        return {}
+    return {"image_f1_threshold": detection_metrics(labels, scores, what="image scores").f1_threshold}
 
 
 def load_images(
@@ -70,8 +84,10 @@ def load_images(
     if chosen.rotation:
         raise PadimBenchError("load_images knows no dataset root, which Rd-MVTec AD draws by: use load_category")
 
+    notes = Notes()
+
     def decode(sample: Sample) -> NDArray[np.uint8]:
-        return prepare_image(read_image(sample.image)[0], chosen)
+        return read_image(sample.image, chosen, notes=notes)[0]
 
     pool = ThreadPoolExecutor(max_workers=torch.get_num_threads() if threads is None else max(1, threads))
     try:
@@ -82,6 +98,7 @@ def load_images(
                 yield torch.from_numpy(np.stack([image.result() for image in ahead.popleft()]))
         for batch in ahead:
             yield torch.from_numpy(np.stack([image.result() for image in batch]))
+        _warn(notes.lines(bits=chosen.bits))
     finally:  # also where the caller stops halfway
         pool.shutdown(cancel_futures=True)
 
@@ -91,10 +108,16 @@ def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[s
     import torch
 
     loaded = load_category(category, model.protocol)
+    _warn(loaded.notes)
     results = [model.score(batch) for batch in torch.split(torch.from_numpy(loaded.test), batch_size)]
     maps = torch.cat([m for m, _ in results]).cpu()
     scores = torch.cat([s for _, s in results]).cpu().numpy()
     return compute_metrics(loaded.labels, scores, loaded.masks, maps_at(loaded.masks, maps, model.protocol))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        warnings.warn(line, DataWarning, stacklevel=3)
 
 
 def maps_at(masks: Sequence[NDArray[np.bool_]] | None, maps: Tensor, protocol: Protocol) -> list[NDArray[np.float32]]:

@@ -40,6 +40,8 @@ class Protocol:
         rotation: of Rd-MVTec AD (section IV-A): images turn by a random angle in +-``rotation`` degrees,
             and the crop is at random; 0 for neither.
         version: the seed of those draws.
+        bits: of the values in images with more than 8 bits a channel, which are scaled from 0..2^bits - 1;
+            None for 16. Images of 8 bits are as they are.
         source: where the choices come from.
     """
 
@@ -57,6 +59,7 @@ class Protocol:
     rotation: float = 0.0
     version: int = 0
     source: str = ""
+    bits: int | None = None
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
@@ -84,6 +87,8 @@ class Protocol:
             raise PadimBenchError(
                 f"rotation {self.rotation}, version {self.version}: choose 0 to 180 degrees and 0 or more"
             )
+        if self.bits is not None and not 1 <= self.bits <= 31:
+            raise PadimBenchError(f"bits is {self.bits}: choose 1 to 31, as 12 for a camera of 12 bits")
         if self.rotation and (self.crop is None or self.compare_at == "masks"):
             raise PadimBenchError(
                 f"protocol {self.name}: turned images need a crop and masks of its size: leave compare_at at protocol"
@@ -102,7 +107,7 @@ class Protocol:
     @property
     def image_choices(self) -> tuple[object, ...]:
         """What decides the pixels that the backbone sees: protocols that share it share features."""
-        return self.resize, self.crop, self.image_interpolation, self.rotation, self.version
+        return self.resize, self.crop, self.image_interpolation, self.rotation, self.version, self.bits
 
     @property
     def mask_choices(self) -> tuple[object, ...]:
@@ -118,7 +123,11 @@ class Protocol:
         return replace(self, name=f"{self.name}{told}", **changed)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields; ``bits`` only where there are any, so that records and ids of before it stay as they were."""
+        fields = asdict(self)
+        if self.bits is None:
+            del fields["bits"]
+        return fields
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from padim_bench.data.masks import read_mask
+from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
-from padim_bench.data.transforms import file_digest, original_crop, prepare_image, prepare_mask, read_image
+from padim_bench.data.transforms import file_digest, original_crop, prepare_mask, read_image
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Protocol
 
@@ -61,13 +62,14 @@ def load_category(
     size, n_train = protocol.size, len(category.train)
     images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
     masks: Masks = [np.empty(0, bool)] * len(category.test) if category.has_masks else []
-    lines, sizes = [""] * len(samples), [""] * len(samples)
+    lines, sizes, notes = [""] * len(samples), [""] * len(samples), Notes()
 
     def load(i: int) -> None:
-        image, lines[i] = _read_line(category, samples[i].image, samples[i].label)
-        images[i], sizes[i] = prepare_image(image, protocol, sample_name(category, samples[i])), _size(image)
+        sample = samples[i]
+        images[i], size, digest = read_image(sample.image, protocol, sample_name(category, sample), notes)
+        lines[i], sizes[i] = _line(category, sample.image, sample.label, digest), _size(size)
         if masks and i >= n_train:
-            masks[i - n_train], line = _load_mask(samples[i], category, protocol, image.size)
+            masks[i - n_train], line = _load_mask(sample, category, protocol, size, notes)
             lines[i] += line
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
@@ -76,15 +78,17 @@ def load_category(
     labels = np.array([s.label for s in category.test], dtype=np.int64)
     digest, distinct = _digest(lines, n_train), tuple(sorted(set(sizes)))
     train, test = images[:n_train], images[n_train:]
-    return LoadedCategory(category, protocol, train, test, labels, masks or None, digest, distinct)
+    said = notes.lines(bits=protocol.bits, n_masks=sum(s.mask is not None for s in category.test))
+    return LoadedCategory(category, protocol, train, test, labels, masks or None, digest, distinct, said)
 
 
 def load_masks(category: Category, protocol: Protocol, *, threads: int = 1) -> Masks:
     """``LoadedCategory.masks`` alone, for another protocol of the same images. Raises as loading does."""
 
     def load(sample: Sample) -> NDArray[np.bool_]:
-        size = read_image(sample.image)[0].size if protocol.compare_at == "masks" and sample.mask is None else None
-        return _load_mask(sample, category, protocol, size)[0]
+        stored = protocol.compare_at == "masks" and sample.mask is None
+        size = read_image(sample.image, protocol, sample_name(category, sample))[1] if stored else None
+        return _load_mask(sample, category, protocol, size, Notes())[0]
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         return list(pool.map(load, category.test))
@@ -115,17 +119,12 @@ def sample_name(category: Category, sample: Sample) -> str:
     return sample.image.relative_to(category.root).as_posix()
 
 
-def _read_line(category: Category, path: Path, label: int | str, *, is_mask: bool = False) -> tuple[Image.Image, str]:
-    image, digest = read_image(path, is_mask=is_mask)
-    return image, _line(category, path, label, digest)
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _load_mask(
-    sample: Sample, category: Category, protocol: Protocol, size: tuple[int, int] | None
+    sample: Sample, category: Category, protocol: Protocol, size: tuple[int, int] | None, notes: Notes
 ) -> tuple[NDArray[np.bool_], str]:
     """A sample's mask, all False for a normal image of ``size``, and its line of the digest."""
     if sample.mask is None:
@@ -133,10 +132,24 @@ def _load_mask(
             rows, columns = original_crop(size, protocol)
             return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool), ""
         return np.zeros((protocol.size, protocol.size), dtype=bool), ""
-    mask, line = _read_line(category, sample.mask, "", is_mask=True)
-    if size is not None and mask.size != size:
+    mask, digest = read_mask(sample.mask, notes)
+    found = (mask.shape[1], mask.shape[0])
+    if size is not None and found != size:
         raise PadimBenchError(
-            f"mask {sample.mask} is {_size(mask)} but its image {sample.image.name} is {size[0]}x{size[1]}: "
+            f"mask {sample.mask} is {_size(found)} but its image {sample.image.name} is {_size(size)}: "
             "export the mask at the image's size"
         )
-    return prepare_mask(mask, protocol, sample_name(category, sample)), line
+    _note_share(mask, sample, notes)
+    return prepare_mask(mask, protocol, sample_name(category, sample)), _line(category, sample.mask, "", digest)
+
+
+def _note_share(mask: NDArray[np.bool_], sample: Sample, notes: Notes) -> None:
+    """Of masks that are empty, cover the whole picture or more than half of it."""
+    assert sample.mask is not None
+    anomalous = np.count_nonzero(mask)
+    if anomalous == 0:
+        notes.add("empty mask", sample.image)
+    elif anomalous == mask.size:
+        notes.add("full mask", sample.mask)
+    elif anomalous * 2 > mask.size:
+        notes.add("large mask", sample.mask)

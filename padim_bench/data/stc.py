@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim_bench.data.mvtec import check_root, list_images
-from padim_bench.data.transforms import prepare_image, prepare_mask, read_image
+from padim_bench.data.transforms import decode_image, prepare_image, prepare_mask, read_bytes
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Protocol
 
@@ -237,7 +237,7 @@ def _read(clip: Clip, protocol: Protocol, every: int) -> Iterator[Frame]:
     masks = None if clip.pixel_masks is None else _load(clip.pixel_masks, 3)
     labels = None if clip.frame_labels is None else _load(clip.frame_labels, 1)
     truths = {path: len(a) for path, a in ((clip.pixel_masks, masks), (clip.frame_labels, labels)) if a is not None}
-    for index, image in _images(clip, every, truths):
+    for index, image in _images(clip, protocol, every, truths):
         size, mask, label = f"{image.width}x{image.height}", None, 0
         if masks is not None:
             if masks.shape[1:] != (image.height, image.width):
@@ -245,11 +245,18 @@ def _read(clip: Clip, protocol: Protocol, every: int) -> Iterator[Frame]:
                     f"{clip.pixel_masks} has masks of {masks.shape[2]}x{masks.shape[1]} but frame {index} of "
                     f"{clip.source} is {size}: save the masks at the frames' size"
                 )
-            truth = np.asarray(masks[index] != 0)
-            mask, label = prepare_mask(Image.fromarray(truth), protocol), int(truth.any())
+            truth = _binary(masks[index], clip.pixel_masks, index)
+            mask, label = prepare_mask(truth, protocol), int(truth.any())
         if labels is not None:
-            label = int(labels[index] != 0)
+            label = int(_binary(labels[index], clip.frame_labels, index))
         yield Frame(clip.name, index, prepare_image(image, protocol), mask, label, size)
+
+
+def _binary(truth: NDArray[Any], path: Path | None, index: int) -> NDArray[np.bool_]:
+    """Where the ground truth of a frame is not 0. Raises PadimBenchError, naming the file, for NaN."""
+    if np.isnan(truth).any():
+        raise PadimBenchError(f"{path} has NaN for frame {index}: save it as 0 (normal) and 1 (anomalous)")
+    return np.asarray(truth != 0)
 
 
 def _load(path: Path, ndim: int) -> NDArray[Any]:
@@ -268,7 +275,9 @@ def _load(path: Path, ndim: int) -> NDArray[Any]:
     return array
 
 
-def _images(clip: Clip, every: int, truths: dict[Path | None, int]) -> Iterator[tuple[int, Image.Image]]:
+def _images(
+    clip: Clip, protocol: Protocol, every: int, truths: dict[Path | None, int]
+) -> Iterator[tuple[int, Image.Image]]:
     """(index, image) of every ``every``-th frame; ``truths`` are the lengths that the clip must have."""
 
     def check(count: int) -> None:
@@ -283,7 +292,7 @@ def _images(clip: Clip, every: int, truths: dict[Path | None, int]) -> Iterator[
         paths = _frame_files(clip.source)
         check(len(paths))
         for index in range(0, len(paths), every):
-            yield index, read_image(paths[index])[0]
+            yield index, decode_image(read_bytes(paths[index]), paths[index], protocol)
         return
     # What a video states is not always what it yields, so that only its end tells whether the lengths fit.
     count, end = 0, min(truths.values(), default=sys.maxsize)

@@ -225,7 +225,7 @@ def _measure(asked: dict[str, Any]) -> Record:
 
     from padim_bench.data.loading import split_digest
     from padim_bench.data.mvtec import mvtec
-    from padim_bench.data.transforms import prepare_image, read_image
+    from padim_bench.data.transforms import read_image
     from padim_bench.harness.config import RunConfig, normalised
     from padim_bench.harness.timing import describe
     from padim_bench.padim.backbones import create_backbone
@@ -243,10 +243,7 @@ def _measure(asked: dict[str, Any]) -> Record:
     peaks["backbone"] = memory.read()["peak_rss_bytes"]
 
     def batch(samples: Sequence[Any]) -> torch.Tensor:
-        images = [
-            prepare_image(read_image(s.image)[0], protocol, s.image.relative_to(category.root).as_posix())
-            for s in samples
-        ]
+        images = [read_image(s.image, protocol, s.image.relative_to(category.root).as_posix())[0] for s in samples]
         return torch.stack([torch.from_numpy(image) for image in images])
 
     def batches(samples: Sequence[Any]) -> Iterable[torch.Tensor]:

@@ -125,7 +125,7 @@ class Bench:
             with stopwatch(seconds, "read"):
                 content = read_bytes(sample.image)
             with stopwatch(seconds, "decode"):
-                image = decode_image(content, sample.image)
+                image = decode_image(content, sample.image, self.config.protocol)
             self.image_sizes.add(f"{image.width}x{image.height}")
             with stopwatch(seconds, "resize"):
                 name = sample.image.relative_to(self.category.root).as_posix()

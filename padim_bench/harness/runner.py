@@ -23,7 +23,7 @@ from padim_bench.data.loading import LoadedCategory, load_category, load_masks, 
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.evaluation import compute_metrics, maps_at
+from padim_bench.evaluation import compute_metrics, f1_thresholds, maps_at
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, done_elsewhere, worker_address
@@ -467,7 +467,7 @@ def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: S
     with stopwatch(timings, "metrics", settings.device):
         at_masks = maps_at(loaded.masks, maps, config.protocol)
         metrics = compute_metrics(loaded.labels, scores.numpy(), loaded.masks, at_masks)
-    extra = {}
+    extra: dict[str, Any] = dict(f1_thresholds(loaded.labels, scores.numpy()))
     if "pro_variants" in config.extras and loaded.masks is not None:
         with stopwatch(timings, "extras", settings.device):
             arrays = np.stack(at_masks), np.stack(loaded.masks)

@@ -14,7 +14,7 @@ from torch import Tensor
 from padim_bench.data.download import MVTEC_AD
 from padim_bench.data.loading import split_digest
 from padim_bench.data.samples import Category, Sample
-from padim_bench.data.transforms import prepare_image, read_image
+from padim_bench.data.transforms import read_image
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import environment
@@ -55,10 +55,10 @@ class _Rig:
 
     def read(self, sample: Sample) -> Tensor:
         """Read, decode, resize and crop one file: (1, 3, S, S) uint8."""
-        image, _ = read_image(sample.image)
-        self.image_sizes.add(f"{image.width}x{image.height}")
         name = sample.image.relative_to(self.category.root).as_posix()
-        return torch.from_numpy(prepare_image(image, self.protocol, name)).unsqueeze(0)
+        pixels, (width, height), _ = read_image(sample.image, self.protocol, name)
+        self.image_sizes.add(f"{width}x{height}")
+        return torch.from_numpy(pixels).unsqueeze(0)
 
     def distances(self, gaussians: PatchGaussians, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distances (B, h, w) of feature maps (equation 2)."""

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from padim_bench.metrics._bins import BINS, score_bins
+from padim_bench.metrics._truth import as_mask
 
 FPR_LIMIT = 0.3
 _EIGHT = np.ones((3, 3), dtype=bool)
@@ -53,7 +54,7 @@ def _checked(
         raise ValueError(f"map of shape {score_map.shape} for a mask of shape {mask.shape}")
     if np.isnan(score_map).any():
         raise ValueError("anomaly map contains NaN")
-    return score_map, mask.astype(bool, copy=False)
+    return score_map, as_mask(mask)
 
 
 def _undefined(regions: int, normal: int, *, stacklevel: int = 3) -> bool:
@@ -81,7 +82,7 @@ def average_pro(
         PRO in [0, 1]; NaN, with a warning, without any region or any anomaly-free pixel.
 
     Raises:
-        ValueError: if shapes differ, a map has NaN, or ``fpr_limit`` is out of range.
+        ValueError: if shapes differ, a map or mask has NaN, a mask is negative, or ``fpr_limit`` is out of range.
     """
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit is {fpr_limit}; it must be in (0, 1]")

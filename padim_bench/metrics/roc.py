@@ -13,22 +13,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from padim_bench.metrics._bins import BINS, score_bins
+from padim_bench.metrics._truth import as_labels
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """Area under ROC, average precision and the best F1 over all thresholds, each in [0, 1] or NaN."""
+    """Area under ROC, average precision and the best F1 over all thresholds, each in [0, 1] or NaN.
+
+    ``f1_threshold`` is the score at which F1 is largest, the highest of them if it is so at several: what scores
+    as much or more counts as anomalous.
+    """
 
     auroc: float
     average_precision: float
     f1_max: float
+    f1_threshold: float = float("nan")
 
 
 def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scores") -> DetectionMetrics:
     """AUROC, average precision and F1-max of ``scores`` for binary ``labels``.
 
     Args:
-        labels: any shape; non-zero is anomalous.
+        labels: any shape; 0 is normal, 1 (or 255, as in masks) anomalous.
         scores: the same shape; higher is more anomalous; finite.
         what: named in the warning when one class is missing.
 
@@ -36,7 +42,7 @@ def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scor
         DetectionMetrics; all NaN, with a warning, when only one class is present.
 
     Raises:
-        ValueError: if shapes differ or a score is NaN.
+        ValueError: if shapes differ, a score is NaN, or there are other labels.
     """
     y, s = _checked(labels, scores, what)
     positives, negatives = s[y], s[~y]
@@ -54,7 +60,8 @@ def detection_metrics(labels: ArrayLike, scores: ArrayLike, *, what: str = "scor
     fp = negatives.size - below
     average_precision = (tied * (tp / (tp + fp))).sum() / positives.size
     f1 = 2 * tp / (tp + fp + positives.size)
-    return DetectionMetrics(float(auroc), float(average_precision), float(f1.max()))
+    best = f1.size - 1 - int(f1[::-1].argmax())
+    return DetectionMetrics(float(auroc), float(average_precision), float(f1[best]), float(thresholds[best]))
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
@@ -63,7 +70,7 @@ def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[n
         raise ValueError(f"{what}: labels of shape {y.shape} for scores of shape {s.shape}")
     if np.isnan(s).any():
         raise ValueError(f"{what} contain NaN")
-    return y.ravel() != 0, s.ravel()
+    return as_labels(y).ravel(), s.ravel()
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,7 @@ class StreamingROC:
         self._negatives = np.zeros(BINS, dtype=np.int64)
 
     def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
-        """Adds scores and their labels (non-zero is anomalous), of any equal shape.
-
-        Raises:
-            ValueError: if shapes differ or a score is NaN.
-        """
+        """Adds scores and their labels, of any equal shape, as ``detection_metrics`` takes them. Raises as it does."""
         y, s = _checked(labels, scores, "scores")
         bins = score_bins(s)
         np.add.at(self._positives, bins[y], 1)

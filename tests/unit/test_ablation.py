@@ -130,7 +130,7 @@ def test_the_mask_is_what_lies_under_the_crop_at_its_own_size() -> None:
     pixels[:30, :] = 255  # above the crop
     pixels[100, 840:] = 1  # on its right edge, and faint
     protocol = PAPER.vary(compare_at="masks")
-    mask = prepare_mask(Image.fromarray(pixels), protocol)
+    mask = prepare_mask(pixels != 0, protocol)
     top, bottom, left, right = 38, 562, 56, 844  # 37.5 and 56.25, to the nearest pixel (a half to the even one)
     assert np.array_equal(mask, pixels[top:bottom, left:right] != 0)
     rows, columns = np.nonzero(mask)
@@ -141,7 +141,7 @@ def test_the_mask_is_what_lies_under_the_crop_at_its_own_size() -> None:
 def test_without_a_crop_it_is_the_mask_as_stored() -> None:
     pixels = np.random.default_rng(0).integers(0, 2, (31, 47), dtype=np.uint8)
     protocol = replace(PAPER, crop=None, compare_at="masks")
-    assert np.array_equal(prepare_mask(Image.fromarray(pixels), protocol), pixels == 1)
+    assert np.array_equal(prepare_mask(pixels == 1, protocol), pixels == 1)
 
 
 @pytest.mark.parametrize(("size", "crop"), [((900, 600), 224), ((256, 256), 224), ((1024, 700), 200), ((101, 57), 224)])
@@ -149,10 +149,10 @@ def test_the_crop_of_masks_covers_the_same_part_as_that_of_images(size: tuple[in
     width, height = size
     protocol = replace(PAPER, crop=crop, compare_at="masks")
     share = crop / 256
-    mask = prepare_mask(Image.new("L", size, 255), protocol)
+    mask = prepare_mask(np.ones((height, width), dtype=bool), protocol)
     assert mask.shape == (pytest.approx(share * height, abs=1), pytest.approx(share * width, abs=1))
     gradient = np.broadcast_to(np.linspace(0, 1, width), (height, width))
-    above_half = prepare_mask(Image.fromarray((gradient > 0.5).astype(np.uint8)), protocol)
+    above_half = prepare_mask(gradient > 0.5, protocol)
     assert above_half.mean() == pytest.approx(0.5, abs=1.5 / width)  # cut off alike on both sides
 
 

@@ -15,7 +15,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from padim_bench.evaluation import compute_metrics
 from padim_bench.metrics.pro import FPR_LIMIT, StreamingPRO, average_pro
+from padim_bench.metrics.pro_variants import PRO_VARIANTS
 
 Maps = NDArray[np.floating]
 Masks = NDArray[np.bool_]
@@ -249,6 +251,25 @@ def test_images_may_differ_in_size() -> None:
 def test_any_non_zero_mask_value_is_anomalous() -> None:
     maps, masks = smooth_category(3, 16, seed=4)
     assert average_pro(maps, masks.astype(np.uint8) * 255) == average_pro(maps, masks)
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "NaN"), (-1.0, "below 0"), (-0.5, "below 0")])
+def test_a_mask_with_a_value_that_is_neither_normal_nor_anomalous_is_refused(value: float, said: str) -> None:
+    maps, masks = smooth_category(3, 16, seed=4)
+    spoilt = masks.astype(float)
+    spoilt[1, 2, 3] = value
+    streaming = StreamingPRO()
+    for run in (
+        lambda: average_pro(maps, spoilt),
+        lambda: streaming.update(maps[1], spoilt[1]),
+        lambda: compute_metrics(masks.any(axis=(1, 2)), maps.max(axis=(1, 2)), spoilt, maps),
+        *(lambda variant=variant: variant.function(maps, spoilt) for variant in PRO_VARIANTS.values()),
+    ):
+        with pytest.raises(ValueError, match=f"mask .*{said}"):
+            run()
+    for score_map, mask in zip(maps, masks, strict=True):
+        streaming.update(score_map, mask)
+    assert streaming.compute().value == pytest.approx(average_pro(maps, masks), abs=1e-2)
 
 
 @settings(max_examples=50, deadline=None)

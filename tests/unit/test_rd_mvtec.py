@@ -77,7 +77,7 @@ def test_masks_stay_on_their_images(version: int, mask_interpolation: str) -> No
     drawn = Image.fromarray(square(90, 120, 100, 60))
     name = "bottle/test/rust/000.png"
     image = prepare_image(drawn.convert("RGB"), protocol, name)
-    mask = prepare_mask(drawn, protocol, name)
+    mask = prepare_mask(np.asarray(drawn) > 0, protocol, name)
     assert image.shape == (3, 224, 224)
     assert (mask.dtype, mask.shape) == (np.bool_, (224, 224))
     bright = image.mean(axis=0) > 127
@@ -93,7 +93,7 @@ def test_an_image_turns_counter_clockwise_about_its_centre_and_is_then_cropped(v
     protocol = rd_mvtec_protocol(version)
     place = placement(NAME, protocol)
     x, y = 150.0, 90.0  # the square's centre, from the image's top left corner
-    mask = prepare_mask(Image.fromarray(square(140, 80, 20, 20, side=256)), protocol, NAME)
+    mask = prepare_mask(square(140, 80, 20, 20, side=256) > 0, protocol, NAME)
     angle = math.radians(place.angle)
     there = (
         128 + math.cos(angle) * (x - 128) + math.sin(angle) * (y - 128) - place.left,
@@ -110,7 +110,7 @@ def test_where_nothing_was_is_black_and_no_defect() -> None:
     protocol = replace(rd_mvtec_protocol(0), rotation=180.0, crop=256)
     white = Image.new("L", (256, 256), 255)
     name = next(n for n in map(str, range(100)) if 40 < abs(placement(n, protocol).angle) < 50)
-    image, mask = prepare_image(white, protocol, name), prepare_mask(white, protocol, name)
+    image, mask = prepare_image(white, protocol, name), prepare_mask(np.asarray(white) > 0, protocol, name)
     corners = (0, 0, -1, -1), (0, -1, 0, -1)
     assert not image[:, corners[0], corners[1]].any()
     assert not mask[corners].any()
@@ -231,4 +231,4 @@ def test_each_image_of_a_category_is_placed_by_its_own_name(category: Category) 
         if sample.mask is not None:
             with Image.open(sample.mask) as image:
                 name = f"part/test/dent/{sample.image.name}"
-                assert np.array_equal(mask, prepare_mask(image, protocol, name))
+                assert np.array_equal(mask, prepare_mask(np.asarray(image) > 0, protocol, name))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from padim_bench.metrics.roc import DetectionMetrics, detection_metrics
+from padim_bench.evaluation import compute_metrics, f1_thresholds
+from padim_bench.metrics.roc import DetectionMetrics, StreamingROC, detection_metrics
 
 labels_and_levels = st.lists(
     st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40
@@ -105,8 +106,9 @@ def test_extreme_orderings(scores: list[float], expected: DetectionMetrics) -> N
     assert_equal(detection_metrics([0, 0, 1, 1], scores), expected)
 
 
-def test_any_shape_and_any_non_zero_label_count() -> None:
-    labels = np.array([[0, 255], [7, 0]], dtype=np.uint8)
+@pytest.mark.parametrize("one", [True, 1, 1.0, 255])
+def test_labels_may_have_any_shape_and_be_0_and_1_or_as_in_masks_255(one: float) -> None:
+    labels = np.array([[0, one], [one, 0]])
     scores = np.array([[0.1, 0.9], [0.4, 0.5]], dtype=np.float32)
     assert_equal(detection_metrics(labels, scores), oracle(labels.ravel() != 0, scores.ravel()))
 
@@ -127,6 +129,55 @@ def test_two_classes_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert detection_metrics([0, 1], [0.0, 1.0]).auroc == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0.0, float("nan"), 1.0], "NaN"),
+        ([-1, 1, 1], "-1"),
+        ([0, 1, 2], "there is 2"),
+        ([0, 2, 0], "there is 2"),
+        ([0, 255, 1], "there is 1"),
+        ([0.0, 0.5, 1.0], "there is 0.5"),
+        (["good", "bad", "good"], "labels of <U4"),
+    ],
+)
+def test_labels_that_are_neither_normal_nor_anomalous_are_refused(labels: list[object], said: str) -> None:
+    scores = np.array([0.1, 0.2, 0.3])
+    for run in (
+        lambda: detection_metrics(labels, scores),
+        lambda: StreamingROC().update(scores, labels),
+        lambda: compute_metrics(np.array(labels), scores),
+    ):
+        with pytest.raises(ValueError, match="labels") as raised:
+            run()
+        assert said in str(raised.value)
+
+
+def test_refused_labels_leave_a_stream_as_it_was() -> None:
+    roc = StreamingROC()
+    with pytest.raises(ValueError):
+        roc.update([0.0, 1.0], [0.0, float("nan")])
+    roc.update([0.0, 1.0], [0, 1])
+    assert roc.compute().value == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=labels_and_levels)
+def test_f1_is_largest_at_the_threshold_that_is_told(pairs: list[tuple[bool, int]]) -> None:
+    labels, scores = np.array([y for y, _ in pairs]), np.array([float(s) for _, s in pairs])
+    assume(labels.any() and not labels.all())
+    found = detection_metrics(labels, scores)
+    assert f1_score(labels, scores >= found.f1_threshold) == pytest.approx(found.f1_max, abs=1e-12)
+    higher = scores[scores > found.f1_threshold]
+    assert all(f1_score(labels, scores >= t, zero_division=0.0) < found.f1_max for t in higher)
+
+
+def test_without_one_of_the_classes_there_is_no_threshold() -> None:
+    with pytest.warns(UserWarning, match="only one class"):
+        assert math.isnan(detection_metrics([0, 0], [0.0, 1.0]).f1_threshold)
+    assert f1_thresholds(np.array([0, 0]), np.array([0.0, 1.0], dtype=np.float32)) == {}
 
 
 def test_nan_score_is_refused() -> None:
