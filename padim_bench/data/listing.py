@@ -86,3 +86,70 @@ def printable(text: str) -> str:
         return text
     escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# Images.
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
+        ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif",
+    }
+)  # fmt: skip
+_NAMED = 3  # of each reason, in a note
+
+
+class LeftOut:
+    """What was found below ``base`` and is not read, by reason."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, path: Path, why: str) -> None:
+        """``why`` says what the file or folder is: "mask without an image"."""
+        name = spelled(path.relative_to(self._base).as_posix())
+        if is_folder(path):
+            inside = count_images(path)
+            name += f"/ with {inside} image{'' if inside == 1 else 's'}"
+        self._found.setdefault(why, []).append(name)
+
+    def notes(self) -> tuple[str, ...]:
+        """One line that counts and names them; none if there is nothing to say."""
+        if not self._found:
+            return ()
+        parts = []
+        for why, names in self._found.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"{why}: {len(names)} ({', '.join(names[:_NAMED])}{more})")
+        return (f"left out {sum(map(len, self._found.values()))}: {'; '.join(parts)}",)
+
+
+def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """The image files directly in ``folder``, sorted by name; what else lies there is added to ``left_out``.
+
+    Raises PadimBenchError if the folder cannot be read; one that is not there holds nothing.
+    """
+    found = []
+    for path in entries(folder):
+        if is_folder(path):
+            why = "folder in a folder of images"
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            why = "no image format that is read"
+        elif is_file(path):
+            found.append(path)
+            continue
+        else:
+            why = "link to nothing" if path.is_symlink() else "no plain file"
+        if left_out is not None:
+            left_out.add(path, why)
+    return found
+
+
+def count_images(folder: Path) -> int:
+    """How many image files lie in ``folder`` and in the folders below it; links to folders are not followed."""
+    return sum(
+        is_ours(name) and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from padim_bench.data.listing import spelled
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest, original_crop, prepare_image, prepare_mask, read_image
 from padim_bench.errors import PadimBenchError
@@ -102,7 +103,7 @@ def split_digest(category: Category, *, threads: int = 1) -> str:
 
 
 def _line(category: Category, path: Path, label: int | str, digest: str) -> str:
-    return f"{path.relative_to(category.root).as_posix()} {label} {digest}\n"
+    return f"{_name(category, path)} {label} {digest}\n"
 
 
 def _digest(lines: list[str], n_train: int) -> str:
@@ -111,8 +112,12 @@ def _digest(lines: list[str], n_train: int) -> str:
 
 
 def sample_name(category: Category, sample: Sample) -> str:
-    """The path of a sample's image below its dataset's root."""
-    return sample.image.relative_to(category.root).as_posix()
+    """The path of a sample's image below its dataset's root, in valid Unicode and with slashes on every system."""
+    return _name(category, sample.image)
+
+
+def _name(category: Category, path: Path) -> str:
+    return spelled(path.relative_to(category.root).as_posix())
 
 
 def _read_line(category: Category, path: Path, label: int | str, *, is_mask: bool = False) -> tuple[Image.Image, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from padim_bench.data.listing import printable
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import cannot_write, check_writable, shortened, write_bytes, write_text
 from padim_bench.harness.config import SHORT_REDUCTION, read_config
@@ -20,7 +21,10 @@ Record = dict[str, Any]
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON: NaN and infinity, which JSON lacks, become null. With an indent, one line per leaf or list item."""
+    """Strict JSON: NaN and infinity become null, parts of file names that are no Unicode are escaped.
+
+    With an indent, one line per leaf or list item.
+    """
     if indent is None:
         return _compact(_plain(value))
     return _lines(_plain(value), "")
@@ -48,8 +52,10 @@ def as_read(record: Record) -> Record:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {printable(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
