@@ -138,11 +138,6 @@ def reproduce(
         if all(category.name in MVTEC_AD for category in categories):
             mend += ", or say that all of it is MVTec AD with --dataset mvtec-ad"
         raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): {mend}")
-    if categories and "mvtec-ad" not in by_dataset and all(c.name in MVTEC_AD for c in categories):
-        on_message(
-            f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
-            f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"
-        )
     raw = {name: load_toml(name) for name in names}
     if any(one["layout"] in {"timing", "memory"} for one in raw.values()):
         check_measurements(results / "measurements")
@@ -162,6 +157,11 @@ def reproduce(
     over_images = [n for n in wanted if n not in specs or specs[n].dataset == "mvtec-ad"]
     models = [m for n in over_images for ms in wanted[n].values() for m in ms]
     units = plan(categories, list(dict.fromkeys(models)), settings)
+    if categories and "mvtec-ad" not in by_dataset and all(c.name in MVTEC_AD for c in categories):
+        on_message(
+            f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
+            f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"
+        )
     outcomes = run(
         units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
     )
