@@ -242,8 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--archive", type=Path, help="a file fetched by hand, instead of the network")
     download.add_argument("--url", help="another link to the same file")
     download.set_defaults(command=_download)
-    verify = actions.add_parser("verify", help="check a tree in MVTec AD layout")
+    verify = actions.add_parser("verify", help="read every file of a dataset, and say all that run would say")
     verify.add_argument("--root", "--data", dest="root", type=Path, default=None, help=f"default: ${DATA_VARIABLE}")
+    _layout(verify, "folder")
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_verify)
     demo = actions.add_parser("demo", help="draw the demo dataset")
@@ -707,22 +708,32 @@ def _download(arguments: argparse.Namespace, output: _Output) -> None:
 
 
 def _verify(arguments: argparse.Namespace, output: _Output) -> None:
-    from padim_bench.data.download import verify
+    from padim_bench.data.mvtec import MVTEC_AD
+    from padim_bench.data.verify import verify
 
     root = arguments.root or os.environ.get(DATA_VARIABLE)
     if not root:
         raise PadimBenchError(f"no dataset: give --root DIR or set {DATA_VARIABLE}")
-    report = verify(Path(root))
+    report = verify(
+        Path(root),
+        layout="folder" if arguments.dataset == "folder" else "mvtec",
+        dataset="mvtec-ad" if arguments.dataset == "mvtec-ad" else None,
+        normal=arguments.normal,
+    )
     output.document(report.to_dict())
-    for category in report.categories:
-        state = "ok" if category.ok else f"{len(category.problems)} problems"
+    is_mvtec = arguments.dataset == "mvtec-ad" or any(c.present and c.name in MVTEC_AD for c in report.categories)
+    for category in (c for c in report.categories if c.present or is_mvtec):
+        n = len(category.problems)
+        state = "ok" if category.ok else f"{n} problem{'' if n == 1 else 's'}"
         state += "" if not category.present or category.found.masks else " (no masks: image level only)"
         output.text(f"{category.name:12} {state if category.present else 'absent'}")
         for problem in category.problems:
             output.text(f"  {problem}")
+        for note in category.notes:
+            output.text(f"  note: {note}")
     if not report.ok:
         bad = [c.name for c in report.categories if not c.ok]
-        raise PadimBenchError(f"{root}: problems in {', '.join(bad)}: fetch those categories again")
+        raise PadimBenchError(f"{root}: problems in {', '.join(bad)}: mend them, or fetch those categories again")
 
 
 def _demo(arguments: argparse.Namespace, output: _Output) -> None:

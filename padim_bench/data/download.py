@@ -1,4 +1,4 @@
-"""Fetch a public dataset, check it and unpack it; check a tree that is already on disk."""
+"""Fetch a public dataset, check it and unpack it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ import shutil
 import tarfile
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from PIL import Image
 from tqdm import tqdm
 
+from padim_bench.data.mvtec import MVTEC_AD
+from padim_bench.data.verify import check_category
 from padim_bench.errors import PadimBenchError
 
 RETRIES = 3  # tries in a row that bring no new byte
 RETRY_WAIT_S = 2.0
 _BLOCK = 1 << 20
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,6 @@ class Source:
     size: int | None
     licence: str
     homepage: str
-
-
-class Counts(NamedTuple):
-    """How many training images, test images and masks a category holds."""
-
-    train: int
-    test: int
-    masks: int
 
 
 # The share link changes now and then; the digest has not, so an old link fails and never misleads.
@@ -68,24 +58,6 @@ SOURCES: dict[str, Source] = {
         "Bergmann et al., MVTec AD, CVPR 2019, 9584-9592, doi:10.1109/CVPR.2019.00982.",
         homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",
     ),
-}
-
-MVTEC_AD: dict[str, Counts] = {
-    "bottle": Counts(209, 83, 63),
-    "cable": Counts(224, 150, 92),
-    "capsule": Counts(219, 132, 109),
-    "carpet": Counts(280, 117, 89),
-    "grid": Counts(264, 78, 57),
-    "hazelnut": Counts(391, 110, 70),
-    "leather": Counts(245, 124, 92),
-    "metal_nut": Counts(220, 115, 93),
-    "pill": Counts(267, 167, 141),
-    "screw": Counts(320, 160, 119),
-    "tile": Counts(230, 117, 84),
-    "toothbrush": Counts(60, 42, 30),
-    "transistor": Counts(213, 100, 40),
-    "wood": Counts(247, 79, 60),
-    "zipper": Counts(240, 151, 119),
 }
 
 
@@ -138,7 +110,7 @@ def download(
 
 def _is_there(root: Path) -> bool:
     """Whether all of MVTec AD is under ``root``; raises on a category that is there but unsound."""
-    entries = [_check_category(root / name, deep=False) for name in MVTEC_AD if (root / name).exists()]
+    entries = [check_category(root, name) for name in MVTEC_AD if (root / name).exists()]
     for entry in entries:
         # Told now, and not after five gigabytes: an existing folder is never overwritten.
         if not entry.ok:
@@ -337,140 +309,3 @@ def _size(path: Path) -> int:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class CategoryReport:
-    """What one category holds. ``expected`` None: not of MVTec AD, checked for its layout only."""
-
-    name: str
-    present: bool
-    found: Counts
-    expected: Counts | None
-    problems: list[str]
-
-    @property
-    def ok(self) -> bool:
-        """No problem was found. An absent category has none."""
-        return not self.problems
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The categories of a tree: the fifteen of MVTec AD, then any other."""
-
-    root: Path
-    categories: list[CategoryReport]
-
-    @property
-    def ok(self) -> bool:
-        """Every category that is present is sound."""
-        return all(category.ok for category in self.categories)
-
-    @property
-    def complete(self) -> bool:
-        """The tree is sound and holds all of MVTec AD."""
-        return self.ok and all(category.present for category in self.categories)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
-        categories = [
-            asdict(category)
-            | {
-                "ok": category.ok,
-                "found": category.found._asdict(),
-                "expected": category.expected and category.expected._asdict(),
-            }
-            for category in self.categories
-        ]
-        return {"root": str(self.root), "ok": self.ok, "complete": self.complete, "categories": categories}
-
-
-def verify(root: Path, *, deep: bool = True, progress: bool | None = None) -> VerifyReport:
-    """Check a tree in MVTec's layout. ``deep`` decodes every image; without it only headers are read.
-
-    Faults of the data are listed in the report. Raises only where there is nothing to check.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise PadimBenchError(f"{root} is not a folder")
-    others = {folder.name for folder in root.iterdir() if (folder / "train").is_dir()} - MVTEC_AD.keys()
-    present = [name for name in MVTEC_AD if (root / name).is_dir()] + sorted(others)
-    if not present:
-        raise PadimBenchError(f"{root} holds no category: expected folders such as {root / 'bottle/train/good'}")
-    disable = None if progress is None else not progress
-    checked = {
-        name: _check_category(root / name, deep=deep)
-        for name in tqdm(present, desc="verifying", unit="category", disable=disable)
-    }
-    absent = {
-        name: CategoryReport(name, False, Counts(0, 0, 0), counts, [])
-        for name, counts in MVTEC_AD.items()
-        if name not in checked
-    }
-    return VerifyReport(root, [(checked | absent)[name] for name in [*MVTEC_AD, *sorted(others)]])
-
-
-def _check_category(folder: Path, *, deep: bool) -> CategoryReport:
-    train, test, masks = (_images(folder / part) for part in ("train", "test", "ground_truth"))
-    found = Counts(len(train), len(test), len(masks))
-    expected = MVTEC_AD.get(folder.name)
-    if expected is None:
-        problems = [] if any(image.parent.name == "good" for image in train) else ["no image in train/good"]
-        problems += [] if test else ["no image in test"]
-        return CategoryReport(folder.name, True, found, None, problems)
-    # Without any ground_truth folder a category is evaluated at image level only, which is no fault of it.
-    has_masks = (folder / "ground_truth").is_dir()
-    problems = [
-        f"{what}: {have} images, expected {want}"
-        for what, have, want in zip(("train", "test", "ground_truth"), found, expected, strict=True)
-        if have != want and (has_masks or what != "ground_truth")
-    ]
-    problems += [
-        f"{image.relative_to(folder).as_posix()} is not in train/good" for image in train if image.parent.name != "good"
-    ]
-    files = [*train, *test, *masks]
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        opened = dict(zip(files, pool.map(partial(_open, deep=deep), files), strict=True))
-    problems += [
-        f"{path.relative_to(folder).as_posix()} cannot be read: {result}"
-        for path, result in opened.items()
-        if isinstance(result, str)
-    ]
-    problems += _mask_problems(folder, test, masks, opened) if has_masks else []
-    return CategoryReport(folder.name, True, found, expected, problems)
-
-
-def _mask_problems(
-    folder: Path, test: list[Path], masks: list[Path], opened: dict[Path, tuple[int, int] | str]
-) -> list[str]:
-    """Anomalous images without a mask of their size, and masks without an image."""
-    problems = []
-    orphans = dict.fromkeys(masks)
-    for image in test:
-        if image.parent.name == "good":
-            continue
-        label = image.relative_to(folder).as_posix()
-        mask = folder / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-        orphans.pop(mask, None)
-        size, mask_size = opened[image], opened.get(mask)
-        if mask_size is None:
-            problems.append(f"{label} has no mask {mask.relative_to(folder).as_posix()}")
-        elif not isinstance(size, str) and not isinstance(mask_size, str) and size != mask_size:
-            problems.append(f"{label} is {size[0]}x{size[1]}, its mask {mask_size[0]}x{mask_size[1]}")
-    return problems + [f"{mask.relative_to(folder).as_posix()} belongs to no test image" for mask in orphans]
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _IMAGE_SUFFIXES)
-
-
-def _open(path: Path, *, deep: bool) -> tuple[int, int] | str:
-    """The size of an image, or what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            if deep:
-                image.load()
-            return image.size
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        return _one_line(error)
