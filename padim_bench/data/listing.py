@@ -93,7 +93,7 @@ def printable(text: str) -> str:
 IMAGE_SUFFIXES = frozenset(
     {
         ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
-        ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif",
+        ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif", ".tga", ".pcx", ".sgi", ".qoi",
     }
 )  # fmt: skip
 _NAMED = 3  # of each reason, in a note

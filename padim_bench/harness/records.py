@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from padim_bench.data.listing import printable
+from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import cannot_write, check_writable, shortened, write_bytes, write_text
 from padim_bench.harness.config import SHORT_REDUCTION, read_config
@@ -148,11 +148,6 @@ def check_same(record: Record) -> None:
             raise ValueError(f"{name}: {there!r}, where config has {here!r}")
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file among ours may be one of them: no hidden one, and no folder."""
-    return not path.name.startswith(".") and not path.is_dir()
-
-
 def read_records(results: Path) -> dict[str, tuple[Path, Record]]:
     """All records under ``results/records``, by id; what is not a JSON file, or hidden, is nobody's record.
 
@@ -172,7 +167,9 @@ def json_files(folder: Path) -> list[Path]:
     Raises PadimBenchError if it is a file, or cannot be listed.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".json" and is_ours(path))
+        return sorted(
+            path for path in folder.iterdir() if path.suffix == ".json" and is_ours(path.name) and not is_folder(path)
+        )
     except FileNotFoundError:
         return []
     except OSError as error:
