@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -129,6 +130,12 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _folders(text: str) -> list[str]:
+    """Names of folders: a comma that belongs to one has a backslash before it."""
+    parts = (part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text))
+    return [part for part in parts if part]
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)
@@ -169,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="fit and score categories with the options given")
     _common(run)
-    run.add_argument("--dataset", choices=["mvtec", "folder"], default="mvtec", help="layout of --data")
+    _layout(run, "folder")
     run.add_argument("--backbone", required=True, metavar="NAME", help="timm name, as resnet18.tv_in1k")
     run.add_argument(
         "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
@@ -190,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         "tables", nargs="*", metavar="TABLE", help="table1 to table8, seeds, gaps; none for all of these; strategies"
     )
     _common(reproduce)
+    _layout(reproduce)
     reproduce.add_argument("--backbones", type=_names, help="only these, as resnet18,wide_resnet50_2.tv_in1k")
     reproduce.add_argument(
         "--seeds", type=_positive, default=0, metavar="N", help="channel seeds 0 to N - 1 in every table"
@@ -204,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         "profile", help="time, memory and accuracy of configurations, each in its own process"
     )
     _shared(profile)
+    _layout(profile)
     profile.add_argument("--backbones", type=_some, required=True, metavar="NAME[,NAME]", help="as resnet18.tv_in1k")
     profile.add_argument("--n-features", type=_features, default=[100], metavar="N[,N]|all", help="channels kept")
     profile.add_argument("--strategies", type=_some, default=["cholesky", "woodbury"], metavar="NAME[,NAME]")
@@ -233,8 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--archive", type=Path, help="a file fetched by hand, instead of the network")
     download.add_argument("--url", help="another link to the same file")
     download.set_defaults(command=_download)
-    verify = actions.add_parser("verify", help="check a tree in MVTec AD layout")
+    verify = actions.add_parser("verify", help="read every file of a dataset, and say all that run would say")
     verify.add_argument("--root", "--data", dest="root", type=Path, default=None, help=f"default: ${DATA_VARIABLE}")
+    _layout(verify, "folder")
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_verify)
     demo = actions.add_parser("demo", help="draw the demo dataset")
@@ -247,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
 def _shared(parser: argparse.ArgumentParser) -> None:
     """Options of all that runs models."""
     parser.add_argument("--data", type=Path, help=f"dataset root, default ${DATA_VARIABLE}")
-    parser.add_argument("--categories", type=_names, help="as bottle,screw; default: all present")
+    parser.add_argument(
+        "--categories", type=_folders, help="as bottle,screw; a comma in a name is written \\,; default: all present"
+    )
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
@@ -276,6 +288,23 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--executor",
         default="serial",
         help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
+    )
+
+
+def _layout(parser: argparse.ArgumentParser, *more: str) -> None:
+    """What --data is, and how its folders are called."""
+    parser.add_argument(
+        "--dataset",
+        choices=["mvtec", "mvtec-ad", *more],
+        default="mvtec",
+        help="layout of --data; mvtec-ad says that it is MVTec AD, though not with its numbers of images",
+    )
+    parser.add_argument(
+        "--normal",
+        type=_folders,
+        default=[],
+        metavar="NAME[,NAME]",
+        help="folders in train and test whose images are normal, in any case; default good",
     )
 
 
@@ -324,13 +353,18 @@ def _categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
     if getattr(arguments, "dataset", "mvtec") == "folder":
         if arguments.categories is not None:
             raise PadimBenchError("--categories: a folder dataset has no categories; leave the option out")
+        if arguments.normal:
+            raise PadimBenchError(
+                "--normal: in a folder dataset the normal images lie in normal/; leave the option out"
+            )
         return [folder(root)]
-    wanted = arguments.categories if arguments.categories is not None else list_categories(root)
+    normal, dataset = arguments.normal, "mvtec-ad" if arguments.dataset == "mvtec-ad" else None
+    wanted = arguments.categories if arguments.categories is not None else list_categories(root, normal=normal)
     if not wanted:
         raise PadimBenchError("--categories names none: write them as bottle,screw")
     if paths := [name for name in wanted if name == ".." or Path(name).name != name]:
         raise PadimBenchError(f"--categories {paths[0]}: name folders directly in {root}, as bottle,screw")
-    return [mvtec(root, name) for name in dict.fromkeys(wanted)]
+    return [mvtec(root, name, dataset=dataset, normal=normal) for name in dict.fromkeys(wanted)]
 
 
 def _run(arguments: argparse.Namespace, output: _Output) -> None:
@@ -509,7 +543,7 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
         _say("no --data: profiling on the demo dataset, which is drawn, not photographed")
         category = demo_categories(results, arguments.categories)[0]
     else:
-        arguments.categories = arguments.categories or list_categories(root)[:1]
+        arguments.categories = arguments.categories or list_categories(root, normal=arguments.normal)[:1]
         (category,) = _categories(root, arguments)
     for one in weights:
         if not one.trained:
@@ -630,7 +664,11 @@ def _list_datasets() -> list[tuple[str, str]]:
     from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
 
     return [
-        ("mvtec-ad", f"MVTec AD: {', '.join((*MVTEC_TEXTURES, *MVTEC_OBJECTS))}"),
+        (
+            "mvtec-ad",
+            f"MVTec AD: {', '.join((*MVTEC_TEXTURES, *MVTEC_OBJECTS))}; known by its numbers of images, or --dataset "
+            "mvtec-ad says so",
+        ),
         ("demo", f"drawn, for trying things out: {', '.join(DEMO_CATEGORIES)}"),
         ("mvtec", "any dataset in MVTec AD layout (--dataset mvtec, the default)"),
         ("folder", "normal/, anomalous/ and optionally normal_test/ and masks/ (--dataset folder)"),
@@ -673,22 +711,32 @@ def _download(arguments: argparse.Namespace, output: _Output) -> None:
 
 
 def _verify(arguments: argparse.Namespace, output: _Output) -> None:
-    from padim_bench.data.download import verify
+    from padim_bench.data.mvtec import MVTEC_AD
+    from padim_bench.data.verify import verify
 
     root = arguments.root or os.environ.get(DATA_VARIABLE)
     if not root:
         raise PadimBenchError(f"no dataset: give --root DIR or set {DATA_VARIABLE}")
-    report = verify(Path(root))
+    report = verify(
+        Path(root),
+        layout="folder" if arguments.dataset == "folder" else "mvtec",
+        dataset="mvtec-ad" if arguments.dataset == "mvtec-ad" else None,
+        normal=arguments.normal,
+    )
     output.document(report.to_dict())
-    for category in report.categories:
-        state = "ok" if category.ok else f"{len(category.problems)} problems"
+    is_mvtec = arguments.dataset == "mvtec-ad" or any(c.present and c.name in MVTEC_AD for c in report.categories)
+    for category in (c for c in report.categories if c.present or is_mvtec):
+        n = len(category.problems)
+        state = "ok" if category.ok else f"{n} problem{'' if n == 1 else 's'}"
         state += "" if not category.present or category.found.masks else " (no masks: image level only)"
         output.text(f"{category.name:12} {state if category.present else 'absent'}")
         for problem in category.problems:
             output.text(f"  {problem}")
+        for note in category.notes:
+            output.text(f"  note: {note}")
     if not report.ok:
         bad = [c.name for c in report.categories if not c.ok]
-        raise PadimBenchError(f"{root}: problems in {', '.join(bad)}: fetch those categories again")
+        raise PadimBenchError(f"{root}: problems in {', '.join(bad)}: mend them, or fetch those categories again")
 
 
 def _demo(arguments: argparse.Namespace, output: _Output) -> None:

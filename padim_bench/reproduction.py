@@ -12,9 +12,8 @@ from typing import Any
 
 from padim_bench.ablation import alone, gap_protocols, walk
 from padim_bench.data.demo import make_demo
-from padim_bench.data.download import MVTEC_AD
 from padim_bench.data.loading import split_digest
-from padim_bench.data.mvtec import list_categories, mvtec
+from padim_bench.data.mvtec import MVTEC_AD, list_categories, mvtec
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
@@ -135,7 +134,10 @@ def reproduce(
         by_dataset.setdefault(category.dataset, []).append(category.name)
     if len(by_dataset) > 1:
         listed = "; ".join(f"{dataset}: {', '.join(names)}" for dataset, names in by_dataset.items())
-        raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): choose with --categories")
+        mend = "choose with --categories"
+        if all(category.name in MVTEC_AD for category in categories):
+            mend += ", or say that all of it is MVTec AD with --dataset mvtec-ad"
+        raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): {mend}")
     raw = {name: load_toml(name) for name in names}
     if any(one["layout"] in {"timing", "memory"} for one in raw.values()):
         check_measurements(results / "measurements")
@@ -155,6 +157,11 @@ def reproduce(
     over_images = [n for n in wanted if n not in specs or specs[n].dataset == "mvtec-ad"]
     models = [m for n in over_images for ms in wanted[n].values() for m in ms]
     units = plan(categories, list(dict.fromkeys(models)), settings)
+    if categories and "mvtec-ad" not in by_dataset and all(c.name in MVTEC_AD for c in categories):
+        on_message(
+            f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
+            f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"
+        )
     outcomes = run(
         units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
     )
@@ -401,6 +408,7 @@ class _Writer:
         )
         peaks: list[Record] = []
         failed: dict[str, str] = {}
+        where: dict[str, Any] = {"dataset": category.dataset, "normal": category.normal}
         for model in models:
             if backbones is not None and model["arch"] not in {split_name(b)[0] for b in backbones}:
                 continue
@@ -421,7 +429,7 @@ class _Writer:
                     }
                     what = f"memory-{category.name}-{model['title'].lower()}-{strategy}-{protocol}"
                     self.on_message(f"{category.name} {model['title']} {strategy} {protocol}: measuring peak memory")
-                    measure = partial(measure_peak, category.root, category.name, label, name, **chosen)
+                    measure = partial(measure_peak, category.root, category.name, label, name, **where, **chosen)
                     title = f"{model['title']}, {strategy}, {protocol}"
                     peaks += self._measured(what, asked, measure, failed, title)
         self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks, failed))

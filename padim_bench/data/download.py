@@ -1,35 +1,42 @@
-"""Fetch a public dataset, check it and unpack it; check a tree that is already on disk."""
+"""Fetch a public dataset, check it and unpack it."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
 import re
 import shlex
-import shutil
-import tarfile
 import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from http.client import HTTPException, HTTPResponse
-from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from email.message import Message
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+)
 
-from PIL import Image
 from tqdm import tqdm
 
+from padim_bench.data.archives import check_space, unpack
+from padim_bench.data.mvtec import MVTEC_AD
+from padim_bench.data.verify import check_category
 from padim_bench.errors import PadimBenchError
 
 RETRIES = 3  # tries in a row that bring no new byte
 RETRY_WAIT_S = 2.0
+PACE_S, SLOWEST = 60.0, 10_000  # so many seconds at so few bytes a second end a fetch
+MOST = 50_000_000_000  # bytes, of a file whose size nobody tells
 _BLOCK = 1 << 20
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,6 @@ class Source:
     size: int | None
     licence: str
     homepage: str
-
-
-class Counts(NamedTuple):
-    """How many training images, test images and masks a category holds."""
-
-    train: int
-    test: int
-    masks: int
 
 
 # The share link changes now and then; the digest has not, so an old link fails and never misleads.
@@ -70,27 +69,13 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-MVTEC_AD: dict[str, Counts] = {
-    "bottle": Counts(209, 83, 63),
-    "cable": Counts(224, 150, 92),
-    "capsule": Counts(219, 132, 109),
-    "carpet": Counts(280, 117, 89),
-    "grid": Counts(264, 78, 57),
-    "hazelnut": Counts(391, 110, 70),
-    "leather": Counts(245, 124, 92),
-    "metal_nut": Counts(220, 115, 93),
-    "pill": Counts(267, 167, 141),
-    "screw": Counts(320, 160, 119),
-    "tile": Counts(230, 117, 84),
-    "toothbrush": Counts(60, 42, 30),
-    "transistor": Counts(213, 100, 40),
-    "wood": Counts(247, 79, 60),
-    "zipper": Counts(240, 151, 119),
-}
-
 
 class _LinkError(Exception):
     """The network, the server or the link failed, as opposed to the disk."""
+
+
+class _TooSlow(_LinkError):
+    """Bytes arrive, and would for ever."""
 
 
 def download(
@@ -109,6 +94,13 @@ def download(
     An interrupted fetch leaves ``<filename>.part``, which the next call resumes. ``archive`` is a
     file fetched by hand: it is checked and unpacked, and never deleted. ``progress`` None shows a
     bar when standard error is a terminal.
+
+    ``timeout_s`` is a socket's. A server that is silent for three times as long, or sends less than 10 kB a second
+    over a minute, is given up, whatever the number of connections; never is more written than the file has, or 50 GB
+    where nobody tells its size.
+
+    Raises PadimBenchError: no such dataset, a link that is none, fails or is too slow, another file than the one
+    recorded, an archive that is refused (see ``archives.unpack``), or a disk that is full or may not be written.
     """
     if name not in SOURCES:
         raise PadimBenchError(f"no dataset named {name!r}; there is: {', '.join(SOURCES)}")
@@ -118,6 +110,7 @@ def download(
     if url is not None:
         source = replace(source, url=url)
     root = Path(root)
+    staging = root / f".{source.filename}.unpacking"
     try:
         root.mkdir(parents=True, exist_ok=True)
         if sha256 is None and _is_there(root):
@@ -125,10 +118,10 @@ def download(
         if archive is not None:
             archive = Path(archive)
             _check_digest(archive, source, root)
-            _unpack(archive, root, source, progress)
+            unpack(archive, root, staging, progress=progress)
             return root
         fetched = _obtain(source, root, timeout_s, progress)
-        _unpack(fetched, root, source, progress)
+        unpack(fetched, root, staging, progress=progress)
         if not keep_archive:
             fetched.unlink()
     except OSError as error:
@@ -138,7 +131,7 @@ def download(
 
 def _is_there(root: Path) -> bool:
     """Whether all of MVTec AD is under ``root``; raises on a category that is there but unsound."""
-    entries = [_check_category(root / name, deep=False) for name in MVTEC_AD if (root / name).exists()]
+    entries = [check_category(root, name) for name in MVTEC_AD if (root / name).exists()]
     for entry in entries:
         # Told now, and not after five gigabytes: an existing folder is never overwritten.
         if not entry.ok:
@@ -161,78 +154,197 @@ def _obtain(source: Source, root: Path, timeout_s: float, progress: bool | None)
 
 
 def _fetch(source: Source, part: Path, timeout_s: float, progress: bool | None) -> None:
-    """Bring ``part`` to its full length, resuming it and retrying while new bytes arrive."""
-    if urlsplit(source.url).scheme not in {"http", "https"}:
-        raise PadimBenchError(f"cannot fetch {source.url}: not an http or https link")
+    """Bring ``part`` to its full length, resuming it and retrying while new bytes arrive, and fast enough."""
+    _check_link(source.url)
     started = best = _size(part)
-    failures = 0
-    with _bar(source.filename, source.size, progress) as bar:
+    failures, pace = 0, _Pace(best)
+    with tqdm(
+        desc=source.filename,
+        total=source.size,
+        unit="B",
+        unit_scale=True,
+        disable=None if progress is None else not progress,
+    ) as bar:
         while True:
             try:
-                _fetch_rest(source, part, timeout_s, bar)
+                _fetch_rest(source, part, timeout_s, bar, pace)
                 return
             except _LinkError as error:
                 size = _size(part)
                 failures = 0 if size > best else failures + 1
                 best = max(best, size)
                 # A link that has brought nothing at all is dead: waiting for it would only annoy.
-                if best == started or failures >= RETRIES:
+                if best == started or failures >= RETRIES or isinstance(error, _TooSlow):
                     raise PadimBenchError(
                         f"cannot fetch {source.url}: {_one_line(error)}; {_by_hand(source, part.parent)}"
                     ) from error
                 time.sleep(RETRY_WAIT_S)
 
 
-def _fetch_rest(source: Source, part: Path, timeout_s: float, bar: tqdm[Any]) -> None:
+def _check_link(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets and ports
+        fit = False
+    if not fit or not url.isprintable() or " " in url:
+        raise PadimBenchError(f"cannot fetch {url!r}: not an http or https link")
+
+
+class _Pace:
+    """Raises _TooSlow where the file has grown too little over ``PACE_S``, however many connections that took."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._since = size, time.monotonic()
+        self._largest = size
+
+    def at(self, size: int) -> None:
+        """The file has ``size`` bytes; what a retry fetches a second time does not count."""
+        self._largest = max(self._largest, size)
+        took = time.monotonic() - self._since
+        if took < PACE_S:
+            return
+        if self._largest - self._size < SLOWEST * took:
+            raise _TooSlow(f"{self._largest - self._size} bytes in {took:.0f} s, too slow to be of use")
+        self._size, self._since = self._largest, time.monotonic()
+
+
+def _fetch_rest(source: Source, part: Path, timeout_s: float, bar: tqdm[Any], pace: _Pace) -> None:
     """One request for the bytes that ``part`` lacks."""
     have = _size(part)
     if have == source.size:
         return
     headers = {"User-Agent": "padim-bench"} | ({"Range": f"bytes={have}-"} if have else {})
+    pace.at(have)
+    answer = _Answer(Request(source.url, headers=headers), timeout_s)
     try:
-        response: HTTPResponse = urlopen(Request(source.url, headers=headers), timeout=timeout_s)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and have:  # nothing is left to fetch; the digest tells if that is right
+        status, told = answer.start()
+        if status == 416 and have:  # nothing is left to fetch; the digest tells if that is right
+            if source.size and have < source.size:
+                raise _LinkError(f"the link serves less than the {have} bytes that are there")
             return
-        raise _LinkError(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise _LinkError(getattr(error, "reason", error)) from error
-    with response:
-        start, total = _extent(response, have, source.size)
+        start, total = _extent(status, told, have, source.size)
+        end = source.size or total or MOST
         # Images hardly compress, so the unpacked tree takes about as much as the archive.
-        _check_space(part.parent, 2 * total - start)
+        check_space(part.parent, 2 * total - start)
         bar.reset(total or None)
         bar.n = bar.initial = start  # so that what was there before does not count as speed
         with part.open("ab" if start else "wb") as file:
-            while block := _read(response):
-                file.write(block)
+            while start < end and (block := answer.block()):
+                start += file.write(block[: end - start])  # never more than the file has
+                file.flush()
                 bar.update(len(block))
-    if _size(part) < total:  # http.client takes an early end of the connection for the end of the file
-        raise _LinkError(f"the connection closed after {_size(part)} of {total} bytes")
+                pace.at(start)
+    finally:
+        answer.close()
+    if not source.size and start == MOST:
+        raise _LinkError(f"the link serves more than {MOST / 1e9:.0f} GB, without saying how much")
+    if start < (source.size or total):  # http.client takes an early end of the connection for the end of the file
+        raise _LinkError(f"the connection closed after {start} of {source.size or total} bytes")
 
 
-def _extent(response: HTTPResponse, have: int, size: int | None) -> tuple[int, int]:
+class _Answer:
+    """A server's answer, read in a thread of its own: a socket's timeout ends no server that sends bytes one by one."""
+
+    def __init__(self, request: Request, timeout_s: float) -> None:
+        self._blocks: Queue[Any] = Queue(maxsize=4)
+        self._left = Event()
+        self._patience_s = 3 * timeout_s
+        Thread(target=self._read, args=(request, timeout_s), daemon=True).start()
+
+    def start(self) -> tuple[int, Message]:
+        """Status and headers. Raises _LinkError for errors of the network and the server."""
+        found: tuple[int, Message] = self._next()
+        return found
+
+    def block(self) -> bytes:
+        """What has arrived, so that a timeout loses nothing; nothing at the end. Raises as :meth:`start` does."""
+        found: bytes = self._next()
+        return found
+
+    def close(self) -> None:
+        """Nobody waits for the rest: the thread ends as soon as its socket lets it."""
+        self._left.set()
+
+    def _next(self) -> Any:
+        try:
+            found = self._blocks.get(timeout=self._patience_s)
+        except Empty:
+            raise _LinkError(f"the server sent next to nothing for {self._patience_s:g} s") from None
+        if isinstance(found, Exception):
+            raise _LinkError(_one_line(getattr(found, "reason", None) or found)) from found
+        return found
+
+    def _read(self, request: Request, timeout_s: float) -> None:
+        try:
+            with _opener().open(request, timeout=timeout_s) as response:
+                self._put((response.status, response.headers))
+                while not self._left.is_set() and (block := response.read1(_BLOCK)):
+                    self._put(block)
+                self._put(b"")
+        except HTTPError as error:
+            error.close()
+            self._put((416, error.headers) if error.code == 416 else _LinkError(f"HTTP {error.code} {error.reason}"))
+        except Exception as error:  # of the network, or of a link or an answer that http.client cannot read
+            self._put(error)
+
+    def _put(self, item: object) -> None:
+        while not self._left.is_set():
+            try:
+                return self._blocks.put(item, timeout=0.5)
+            except Full:
+                continue
+
+
+def _extent(status: int, headers: Message, have: int, size: int | None) -> tuple[int, int]:
     """The offset of the answer's first byte, and the length of the whole file (0: not told)."""
-    if response.headers.get_content_type() == "text/html":
+    if status not in {200, 206}:
+        raise _LinkError(f"HTTP {status} and no file")
+    if headers.get_content_type() == "text/html":
         raise _LinkError("the link answers with a web page")
-    start, total = 0, int(response.headers.get("Content-Length") or 0)
-    if response.status == 206:
-        extent = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range") or "")
+    start, total = 0, _length(headers)
+    if status == 206:
+        extent = re.fullmatch(rf"bytes ({_NUMBER})-({_NUMBER})/({_NUMBER}|\*)", headers.get("Content-Range") or "")
         if extent is None or int(extent[1]) != have:
             raise _LinkError("the server answers with another range than the one asked for")
-        start, total = have, int(extent[2])
+        start, total = have, 0 if extent[3] == "*" else int(extent[3])
     if size and total and total != size:  # a stale link must not overwrite a good part
         raise _LinkError(f"the link serves {total} bytes, expected {size}")
     return start, total
 
 
-def _read(response: HTTPResponse) -> bytes:
-    """What has arrived, so that a timeout loses nothing; network faults become ``_LinkError``."""
-    try:
-        return response.read1(_BLOCK)
-    except (OSError, HTTPException) as error:
-        raise _LinkError(str(error) or type(error).__name__) from error
+_NUMBER = "[0-9]{1,18}"  # int takes signs, spaces, underscores and thousands of digits
+
+
+def _length(headers: Message) -> int:
+    """What Content-Length says, 0 if there is none; said several times alike it counts once."""
+    stated = {part.strip() for value in headers.get_all("Content-Length") or () for part in value.split(",")}
+    if not stated:
+        return 0
+    (first, *others) = stated
+    if others or not re.fullmatch(_NUMBER, first):
+        raise _LinkError(f"the server states a length that is none ({', '.join(sorted(stated))[:100]!r})")
+    return int(first)
+
+
+class _NoOtherScheme(HTTPRedirectHandler):
+    """Redirections lead to web servers, never to files or FTP."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        try:
+            _check_link(newurl)
+        except PadimBenchError as error:
+            raise _LinkError(f"it leads elsewhere: {error}") from error
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> OpenerDirector:
+    """Of urllib's handlers only those for web links."""
+    opener = OpenerDirector()
+    for handler in (ProxyHandler, HTTPHandler, HTTPSHandler, HTTPDefaultErrorHandler, HTTPErrorProcessor):
+        opener.add_handler(handler())
+    opener.add_handler(_NoOtherScheme())
+    return opener
 
 
 def _check_digest(path: Path, source: Source, root: Path) -> None:
@@ -247,77 +359,6 @@ def _check_digest(path: Path, source: Source, root: Path) -> None:
         )
 
 
-def _unpack(archive: Path, root: Path, source: Source, progress: bool | None) -> None:
-    """Unpack into a folder of its own inside ``root``, then move what is sound into place."""
-    _check_space(root, archive.stat().st_size)
-    staging = root / f".{source.filename}.unpacking"
-    if staging.exists():  # left behind by a kill
-        shutil.rmtree(staging)
-    staging.mkdir()
-    try:
-        _extract(archive, staging, progress)
-        _settle(staging, root, archive)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _extract(archive: Path, staging: Path, progress: bool | None) -> None:
-    """Extract plain files and folders; the first member of another kind refuses the archive."""
-    try:
-        with (
-            archive.open("rb") as raw,
-            tarfile.open(fileobj=raw) as tar,
-            _bar("unpacking", archive.stat().st_size, progress) as bar,
-        ):
-            for member in tar:
-                _check_member(member, archive)
-                # Read-only folders, as in the archive of MVTec, could be neither filled nor deleted.
-                member.mode = 0o755 if member.isdir() else 0o644
-                tar.extract(member, staging, filter="data")
-                bar.update(raw.tell() - bar.n)
-            # The tar ends before the compressed stream does, and the stream's own check comes last.
-            while tar.fileobj and tar.fileobj.read(_BLOCK):
-                pass
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise PadimBenchError(
-            f"{archive} is truncated, damaged or no tar archive: delete it and fetch it again"
-        ) from error
-
-
-def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
-    """Raise unless the member is a file or a folder whose path stays inside the target."""
-    path = PureWindowsPath(member.name)  # knows both separators, and drives
-    if path.anchor or ".." in path.parts:
-        raise PadimBenchError(f"{archive} is refused: its member {member.name!r} leads out of the target")
-    if not (member.isreg() or member.isdir()):
-        raise PadimBenchError(f"{archive} is refused: its member {member.name!r} is a link or a device")
-
-
-def _settle(staging: Path, root: Path, archive: Path) -> None:
-    """Move the unpacked entries into ``root``; nothing moves where one folder would be overwritten."""
-    entries = sorted(staging.iterdir())
-    folders = [entry for entry in entries if entry.is_dir()]
-    if not folders:
-        raise PadimBenchError(f"{archive} holds no category folder")
-    for folder in folders:
-        target = root / folder.name
-        if target.exists() and _listing(target) != _listing(folder):
-            raise PadimBenchError(f"{target} exists and differs from the archive: move or delete it and run again")
-    for entry in entries:
-        if not (root / entry.name).exists():
-            entry.rename(root / entry.name)
-
-
-def _listing(folder: Path) -> dict[Path, int]:
-    return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-
-
-def _check_space(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise PadimBenchError(f"{folder} has {free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB are needed")
-
-
 def _by_hand(source: Source, root: Path) -> str:
     command = ["padim-bench", "data", "download", source.name, "--root", str(root), "--archive"]
     return (
@@ -326,151 +367,9 @@ def _by_hand(source: Source, root: Path) -> str:
     )
 
 
-def _bar(label: str, total: int | None, progress: bool | None) -> tqdm[Any]:
-    disable = None if progress is None else not progress  # tqdm's None: only on a terminal
-    return tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=disable)
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class CategoryReport:
-    """What one category holds. ``expected`` None: not of MVTec AD, checked for its layout only."""
-
-    name: str
-    present: bool
-    found: Counts
-    expected: Counts | None
-    problems: list[str]
-
-    @property
-    def ok(self) -> bool:
-        """No problem was found. An absent category has none."""
-        return not self.problems
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The categories of a tree: the fifteen of MVTec AD, then any other."""
-
-    root: Path
-    categories: list[CategoryReport]
-
-    @property
-    def ok(self) -> bool:
-        """Every category that is present is sound."""
-        return all(category.ok for category in self.categories)
-
-    @property
-    def complete(self) -> bool:
-        """The tree is sound and holds all of MVTec AD."""
-        return self.ok and all(category.present for category in self.categories)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
-        categories = [
-            asdict(category)
-            | {
-                "ok": category.ok,
-                "found": category.found._asdict(),
-                "expected": category.expected and category.expected._asdict(),
-            }
-            for category in self.categories
-        ]
-        return {"root": str(self.root), "ok": self.ok, "complete": self.complete, "categories": categories}
-
-
-def verify(root: Path, *, deep: bool = True, progress: bool | None = None) -> VerifyReport:
-    """Check a tree in MVTec's layout. ``deep`` decodes every image; without it only headers are read.
-
-    Faults of the data are listed in the report. Raises only where there is nothing to check.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise PadimBenchError(f"{root} is not a folder")
-    others = {folder.name for folder in root.iterdir() if (folder / "train").is_dir()} - MVTEC_AD.keys()
-    present = [name for name in MVTEC_AD if (root / name).is_dir()] + sorted(others)
-    if not present:
-        raise PadimBenchError(f"{root} holds no category: expected folders such as {root / 'bottle/train/good'}")
-    disable = None if progress is None else not progress
-    checked = {
-        name: _check_category(root / name, deep=deep)
-        for name in tqdm(present, desc="verifying", unit="category", disable=disable)
-    }
-    absent = {
-        name: CategoryReport(name, False, Counts(0, 0, 0), counts, [])
-        for name, counts in MVTEC_AD.items()
-        if name not in checked
-    }
-    return VerifyReport(root, [(checked | absent)[name] for name in [*MVTEC_AD, *sorted(others)]])
-
-
-def _check_category(folder: Path, *, deep: bool) -> CategoryReport:
-    train, test, masks = (_images(folder / part) for part in ("train", "test", "ground_truth"))
-    found = Counts(len(train), len(test), len(masks))
-    expected = MVTEC_AD.get(folder.name)
-    if expected is None:
-        problems = [] if any(image.parent.name == "good" for image in train) else ["no image in train/good"]
-        problems += [] if test else ["no image in test"]
-        return CategoryReport(folder.name, True, found, None, problems)
-    # Without any ground_truth folder a category is evaluated at image level only, which is no fault of it.
-    has_masks = (folder / "ground_truth").is_dir()
-    problems = [
-        f"{what}: {have} images, expected {want}"
-        for what, have, want in zip(("train", "test", "ground_truth"), found, expected, strict=True)
-        if have != want and (has_masks or what != "ground_truth")
-    ]
-    problems += [
-        f"{image.relative_to(folder).as_posix()} is not in train/good" for image in train if image.parent.name != "good"
-    ]
-    files = [*train, *test, *masks]
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        opened = dict(zip(files, pool.map(partial(_open, deep=deep), files), strict=True))
-    problems += [
-        f"{path.relative_to(folder).as_posix()} cannot be read: {result}"
-        for path, result in opened.items()
-        if isinstance(result, str)
-    ]
-    problems += _mask_problems(folder, test, masks, opened) if has_masks else []
-    return CategoryReport(folder.name, True, found, expected, problems)
-
-
-def _mask_problems(
-    folder: Path, test: list[Path], masks: list[Path], opened: dict[Path, tuple[int, int] | str]
-) -> list[str]:
-    """Anomalous images without a mask of their size, and masks without an image."""
-    problems = []
-    orphans = dict.fromkeys(masks)
-    for image in test:
-        if image.parent.name == "good":
-            continue
-        label = image.relative_to(folder).as_posix()
-        mask = folder / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-        orphans.pop(mask, None)
-        size, mask_size = opened[image], opened.get(mask)
-        if mask_size is None:
-            problems.append(f"{label} has no mask {mask.relative_to(folder).as_posix()}")
-        elif not isinstance(size, str) and not isinstance(mask_size, str) and size != mask_size:
-            problems.append(f"{label} is {size[0]}x{size[1]}, its mask {mask_size[0]}x{mask_size[1]}")
-    return problems + [f"{mask.relative_to(folder).as_posix()} belongs to no test image" for mask in orphans]
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _IMAGE_SUFFIXES)
-
-
-def _open(path: Path, *, deep: bool) -> tuple[int, int] | str:
-    """The size of an image, or what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            if deep:
-                image.load()
-            return image.size
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        return _one_line(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from padim_bench.data.listing import spelled
 from padim_bench.data.masks import read_mask
 from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
@@ -106,7 +107,7 @@ def split_digest(category: Category, *, threads: int = 1) -> str:
 
 
 def _line(category: Category, path: Path, label: int | str, digest: str) -> str:
-    return f"{path.relative_to(category.root).as_posix()} {label} {digest}\n"
+    return f"{_name(category, path)} {label} {digest}\n"
 
 
 def _digest(lines: list[str], n_train: int) -> str:
@@ -115,8 +116,12 @@ def _digest(lines: list[str], n_train: int) -> str:
 
 
 def sample_name(category: Category, sample: Sample) -> str:
-    """The path of a sample's image below its dataset's root."""
-    return sample.image.relative_to(category.root).as_posix()
+    """The path of a sample's image below its dataset's root, in valid Unicode and with slashes on every system."""
+    return _name(category, sample.image)
+
+
+def _name(category: Category, path: Path) -> str:
+    return spelled(path.relative_to(category.root).as_posix())
 
 
 def _size(size: tuple[int, int]) -> str:

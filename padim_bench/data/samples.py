@@ -25,7 +25,8 @@ class Sample:
 class Category:
     """The training and test samples of one category. ``has_masks`` False: image level only.
 
-    ``notes`` are lines on what was left out when the folders were listed; each was warned of (DataWarning).
+    ``notes`` are lines on what was left out when the folders were listed, each of which was warned of (DataWarning).
+    ``normal`` are the names of the folders of normal images, where the user gave them.
     """
 
     dataset: str
@@ -36,3 +37,4 @@ class Category:
     has_masks: bool
     kind: str = ""  # "texture", "object" or unknown ("")
     notes: tuple[str, ...] = ()
+    normal: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ import json
 import re
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,9 +33,10 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim_bench.data.mvtec import check_root, list_images
+from padim_bench.data.listing import LeftOut, entries, is_file, is_folder, list_images, spelled
+from padim_bench.data.mvtec import check_root
 from padim_bench.data.transforms import decode_image, prepare_image, prepare_mask, read_bytes
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import DataWarning, PadimBenchError
 from padim_bench.protocols import Protocol
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov"}
@@ -102,8 +104,9 @@ def stc(root: Path | str, scene: str) -> Scene:
         PadimBenchError: no such tree or scene, no training or no test clip, or a missing pixel mask.
     """
     base = _base(root)
+    left_out = LeftOut(base)
     train, test = (
-        [Clip(name, path) for name, path in _sources(base / part).items() if _scene_of(name) == scene]
+        [Clip(name, path) for name, path in _sources(base / part, left_out).items() if _scene_of(name) == scene]
         for part in ("training", "testing")
     )
     if not train and not test:
@@ -114,6 +117,8 @@ def stc(root: Path | str, scene: str) -> Scene:
                 f"no {part} clip of scene {scene} in {base / part / 'videos'} or {base / part / 'frames'}: "
                 "put one there or choose another scene"
             )
+    for note in left_out.notes():
+        warnings.warn(DataWarning(f"{root}: {note}"), stacklevel=2)
     return Scene(scene, base, tuple(train), tuple(_with_truth(clip, base / "testing") for clip in test))
 
 
@@ -159,7 +164,7 @@ def scene_digest(scene: Scene) -> str:
         for clip in clips:
             files += _frame_files(clip.source) if clip.source.is_dir() else [clip.source]
             files += [path for path in (clip.pixel_masks, clip.frame_labels) if path is not None]
-        return sorted(f"{path.relative_to(scene.root).as_posix()} {_file_digest(path)}\n" for path in files)
+        return sorted(f"{spelled(path.relative_to(scene.root).as_posix())} {_file_digest(path)}\n" for path in files)
 
     return hashlib.sha256("".join([*lines(scene.train), "test\n", *lines(scene.test)]).encode()).hexdigest()
 
@@ -178,7 +183,7 @@ def _file_digest(path: Path) -> str:
 def _base(root: Path | str) -> Path:
     root = check_root(Path(root))
     for base in (root, root / "shanghaitech"):
-        if (base / "training").is_dir() and (base / "testing").is_dir():
+        if is_folder(base / "training") and is_folder(base / "testing"):
             return base
     raise PadimBenchError(
         f"{root} is not in the layout of ShanghaiTech Campus: give the folder that holds its training and testing"
@@ -191,28 +196,31 @@ def _scene_of(name: str) -> str:
     return scene if rest else ""
 
 
-def _listing(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise PadimBenchError(f"cannot read {folder}: {error.strerror}: check its permissions") from error
-
-
-def _sources(part: Path) -> dict[str, Path]:
-    """Where each clip of ``training`` or ``testing`` is read from, by name."""
-    videos = (path for path in _listing(part / "videos") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    found = {path.stem: path for path in videos}
-    found |= {path.name: path for path in _listing(part / "frames") if path.is_dir()}
+def _sources(part: Path, left_out: LeftOut | None = None) -> dict[str, Path]:
+    """Where each clip of ``training`` or ``testing`` is read from, by name; the rest is added to ``left_out``."""
+    found: dict[str, Path] = {}
+    for path in entries(part / "videos"):
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES and is_file(path)
+        if is_video and path.stem not in found:
+            found[path.stem] = path
+        elif left_out is not None:
+            left_out.add(path, "second video of a clip" if is_video else "no video that is read")
+    for path in entries(part / "frames"):
+        if is_folder(path):
+            found[path.name] = path
+        elif left_out is not None:
+            left_out.add(path, "no folder of frames")
+    if left_out is not None:
+        for name in (name for name in found if not _scene_of(name)):
+            left_out.add(found[name], "not called as clips are, 01_001")
     return {name: found[name] for name in sorted(found) if _scene_of(name)}
 
 
 def _with_truth(clip: Clip, testing: Path) -> Clip:
     masks, labels = (testing / kind / f"{clip.name}.npy" for kind in ("test_pixel_mask", "test_frame_mask"))
-    if not masks.is_file():
+    if not is_file(masks):
         raise PadimBenchError(f"no pixel masks for test clip {clip.source}: expected {masks}, as the data set has it")
-    return Clip(clip.name, clip.source, masks, labels if labels.is_file() else None)
+    return Clip(clip.name, clip.source, masks, labels if is_file(labels) else None)
 
 
 def _frame_number(path: Path) -> list[str | int]:

@@ -175,6 +175,8 @@ def measure_peak(
     arch: str,
     weights: str | None = None,
     *,
+    dataset: str | None = None,
+    normal: Sequence[str] = (),
     n_features: int | None = 100,
     seed: int = 0,
     strategy: str = "auto",
@@ -190,6 +192,7 @@ def measure_peak(
         category_root, category_name: a dataset in MVTec layout and one of its categories.
         arch: timm name, with or without tag.
         weights: as for ``resolve_weights``: a file, a directory, "random", or None.
+        dataset, normal: as for ``mvtec``.
         n_features, seed, strategy, dtype, protocol: of the model.
         threads: of torch.
         batch_size: images decoded and run through the backbone at a time.
@@ -205,6 +208,8 @@ def measure_peak(
     asked = {
         "root": str(category_root),
         "category": category_name,
+        "dataset": dataset,
+        "normal": list(normal),
         "arch": arch,
         "weights": weights,
         "n_features": n_features,
@@ -223,7 +228,7 @@ def _measure(asked: dict[str, Any]) -> Record:
     import timm  # noqa: F401 - imported late otherwise, and no part of a backbone's memory
     import torch
 
-    from padim_bench.data.loading import split_digest
+    from padim_bench.data.loading import sample_name, split_digest
     from padim_bench.data.mvtec import mvtec
     from padim_bench.data.transforms import read_image
     from padim_bench.harness.config import RunConfig, normalised
@@ -234,7 +239,7 @@ def _measure(asked: dict[str, Any]) -> Record:
 
     memory = PeakMemory()
     torch.set_num_threads(asked["threads"])
-    category = mvtec(asked["root"], asked["category"])
+    category = mvtec(asked["root"], asked["category"], dataset=asked["dataset"], normal=asked["normal"])
     protocol = get_protocol(asked["protocol"])
     digest = split_digest(category, threads=asked["threads"])
     peaks = {"imports": memory.read()["peak_rss_bytes"]}
@@ -243,7 +248,7 @@ def _measure(asked: dict[str, Any]) -> Record:
     peaks["backbone"] = memory.read()["peak_rss_bytes"]
 
     def batch(samples: Sequence[Any]) -> torch.Tensor:
-        images = [read_image(s.image, protocol, s.image.relative_to(category.root).as_posix())[0] for s in samples]
+        images = [read_image(s.image, protocol, sample_name(category, s))[0] for s in samples]
         return torch.stack([torch.from_numpy(image) for image in images])
 
     def batches(samples: Sequence[Any]) -> Iterable[torch.Tensor]:

@@ -197,6 +197,8 @@ def _measure_one(category: Category, model: ProfileModel, settings: ProfileSetti
     asked = {
         "root": str(category.root),
         "category": category.name,
+        "dataset": category.dataset,
+        "normal": list(category.normal),
         "backbone": backbone,
         "weights": weights,
         "n_features": model.n_features,

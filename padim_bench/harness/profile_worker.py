@@ -229,7 +229,7 @@ def measure(asked: dict[str, Any]) -> Record:
     load_before = _load()
     with torch_threads(settings.threads), full_precision():
         memory = PeakMemory(settings.device)
-        category = mvtec(asked["root"], asked["category"])
+        category = mvtec(asked["root"], asked["category"], dataset=asked["dataset"], normal=asked["normal"])
         weights = resolve_weights(asked["backbone"], asked["weights"])
         model = ProfileModel(weights, asked["n_features"], asked["strategy"], asked["dtype"])
         config = profile_config(category, model, settings)

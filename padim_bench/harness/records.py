@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import cannot_write, check_writable, shortened, write_bytes, write_text
 from padim_bench.harness.config import SHORT_REDUCTION, read_config
@@ -20,7 +21,10 @@ Record = dict[str, Any]
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON: NaN and infinity, which JSON lacks, become null. With an indent, one line per leaf or list item."""
+    """Strict JSON: NaN and infinity become null, parts of file names that are no Unicode are escaped.
+
+    With an indent, one line per leaf or list item.
+    """
     if indent is None:
         return _compact(_plain(value))
     return _lines(_plain(value), "")
@@ -48,8 +52,10 @@ def as_read(record: Record) -> Record:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {printable(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -142,11 +148,6 @@ def check_same(record: Record) -> None:
             raise ValueError(f"{name}: {there!r}, where config has {here!r}")
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file among ours may be one of them: no hidden one, and no folder."""
-    return not path.name.startswith(".") and not path.is_dir()
-
-
 def read_records(results: Path) -> dict[str, tuple[Path, Record]]:
     """All records under ``results/records``, by id; what is not a JSON file, or hidden, is nobody's record.
 
@@ -166,7 +167,9 @@ def json_files(folder: Path) -> list[Path]:
     Raises PadimBenchError if it is a file, or cannot be listed.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".json" and is_ours(path))
+        return sorted(
+            path for path in folder.iterdir() if path.suffix == ".json" and is_ours(path.name) and not is_folder(path)
+        )
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim_bench.data.download import MVTEC_AD
 from padim_bench.data.loading import LoadedCategory, load_category, load_masks, sample_name, split_digest
+from padim_bench.data.mvtec import official_split
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
@@ -524,7 +524,7 @@ def _record(
         "n_test": len(category.test),
         "n_anomalous": int(loaded.labels.sum()),
         "has_masks": category.has_masks,
-        "official_split": _official_split(category),
+        "official_split": official_split(category),
         "image_sizes": loaded.image_sizes,
         "notes": [*category.notes, *loaded.notes],
         "resolution": config.protocol.resolution,
@@ -581,14 +581,6 @@ def make_record(
         "environment": environment(config.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _official_split(category: Category) -> bool | None:
-    """Whether an MVTec AD category has as many images as the published one; None for other datasets."""
-    if category.dataset != "mvtec-ad":
-        return None
-    counts = MVTEC_AD[category.name]
-    return (counts.train, counts.test) == (len(category.train), len(category.test))
 
 
 @lru_cache(maxsize=4)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim_bench.data.download import MVTEC_AD
-from padim_bench.data.loading import split_digest
+from padim_bench.data.loading import sample_name, split_digest
+from padim_bench.data.mvtec import official_split
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import PadimBenchError
@@ -55,8 +55,7 @@ class _Rig:
 
     def read(self, sample: Sample) -> Tensor:
         """Read, decode, resize and crop one file: (1, 3, S, S) uint8."""
-        name = sample.image.relative_to(self.category.root).as_posix()
-        pixels, (width, height), _ = read_image(sample.image, self.protocol, name)
+        pixels, (width, height), _ = read_image(sample.image, self.protocol, sample_name(self.category, sample))
         self.image_sizes.add(f"{width}x{height}")
         return torch.from_numpy(pixels).unsqueeze(0)
 
@@ -202,8 +201,6 @@ def describe(
         config: of the model; with ``asked``, what else was chosen, it becomes the record's config.
         digest: of the category's split.
     """
-    counts = MVTEC_AD.get(category.name) if category.dataset == "mvtec-ad" else None
-    official = (counts.train, counts.test) == (len(category.train), len(category.test)) if counts else None
     return {
         "schema": SCHEMA_VERSION,
         "kind": kind,
@@ -217,7 +214,7 @@ def describe(
             "split_digest": digest,
             "n_train": len(category.train),
             "n_test": len(category.test),
-            "official_split": official,
+            "official_split": official_split(category),
         },
         "weights": weights.to_dict(),
         # Of the measurement, which need not be what this process happens to be set to.

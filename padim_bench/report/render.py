@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -242,18 +243,30 @@ def to_markdown(table: Table) -> str:
 
 def markdown_page(heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
     """A heading, one grid or several with headings of their own, and the caption as a list."""
-    lines = [f"# {heading}", ""]
+    lines = [f"# {_one_line(heading)}", ""]
     sections = [("", grid)] if isinstance(grid, Grid) else grid
     for title, one in sections:
         if title and len(sections) > 1:
-            lines += [f"## {title}", ""]
+            lines += [f"## {_one_line(title)}", ""]
         elif title:
-            lines += [f"{title}:", ""]
-        lines += ["| " + " | ".join(one.header) + " |"]
+            lines += [f"{_one_line(title)}:", ""]
+        lines += ["| " + " | ".join(map(_markdown_cell, one.header)) + " |"]
         lines.append("|" + "|".join([":---", *["---:"] * (len(one.header) - 1)]) + "|")
-        lines += ["| " + " | ".join(row) + " |" for row in one.rows] + [""]
-    lines += [f"- {line}" for line in captions]
+        lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in one.rows] + [""]
+    lines += [f"- {_one_line(line)}" for line in captions]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Names of folders may hold line breaks, which would end a heading, a row or an item."""
+    return _BREAKS.sub(" ", text)
+
+
+_BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+
+def _markdown_cell(text: str) -> str:
+    return _one_line(text).replace("|", r"\|")
 
 
 def to_csv(table: Table) -> str:
@@ -292,7 +305,8 @@ def to_csv(table: Table) -> str:
 
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$", "\N{PLUS-MINUS SIGN}": r"$\pm$"}
+     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}", NONE: "--", "*": r"$^*$",
+     "\N{PLUS-MINUS SIGN}": r"$\pm$"}
 )  # fmt: skip
 
 
@@ -335,7 +349,7 @@ def latex_table(name: str, heading: str, grid: Grid | Sequence[Section], caption
 
 def _latex(text: str) -> str:
     signed_ = text.startswith(("+", "-")) and text[1:2].isdigit()
-    escaped = text.translate(_LATEX)
+    escaped = _one_line(text).translate(_LATEX)
     return f"${escaped[0]}${escaped[1:]}" if signed_ else escaped
 
 

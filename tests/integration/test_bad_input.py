@@ -341,21 +341,14 @@ def test_an_unfit_reproduction_is_refused(
 
 
 def test_a_reproduction_over_several_datasets_is_refused_before_anything_is_computed(
-    cli: CommandLine, bottle: Path, custom: Path, tmp_path: Path
+    cli: CommandLine, drawn: Path, custom: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(custom / "part", bottle.parent / "part")
-    reply = cli(
-        "reproduce",
-        "table3",
-        "--weights",
-        "random",
-        "--json",
-        "--data",
-        bottle.parent,
-        "--results",
-        tmp_path / "results",
-    )
-    assert_refused(reply, "mvtec-ad: bottle", "data: part", "--categories")
+    (tmp_path / "data").mkdir()
+    for source in (drawn / "gear", custom / "part"):
+        (tmp_path / "data" / source.name).symlink_to(source)
+    command = ("reproduce", "table3", "--weights", "random", "--json", "--data", tmp_path / "data")
+    reply = cli(*command, "--results", tmp_path / "results")
+    assert_refused(reply, "demo: gear", "data: part", "--categories")
     assert record_files(tmp_path / "results") == []
 
 

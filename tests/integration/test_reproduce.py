@@ -27,7 +27,8 @@ from padim_bench.report.spec import load_spec, specs_folder
 from padim_bench.report.tables import build_table
 
 TABLES = ("reproduce", "table3", "table5")
-OPTIONS = ("--weights", "random", "--threads", "1", "--backbones", "resnet18")
+UNTRAINED = ("--weights", "random", "--threads", "1", "--backbones", "resnet18")
+OPTIONS = (*UNTRAINED, "--dataset", "mvtec-ad")  # a few drawn images are not, and every title says so
 PRESENT = {"texture": ["grid"], "object": ["bottle"], "all": ["grid", "bottle"]}  # with masks
 
 
@@ -257,7 +258,7 @@ def test_records_of_two_datasets_are_not_put_into_one_table(records: dict[str, d
 def test_a_dataset_that_the_paper_does_not_know_has_no_papers_numbers(
     cli: CommandLine, custom: Path, tmp_path: Path
 ) -> None:
-    command = ("reproduce", "table3", *OPTIONS, "--data", custom)
+    command = ("reproduce", "table3", *UNTRAINED, "--data", custom)
     assert cli(*command, "--results", tmp_path).code == 0
     rows = _rows(tmp_path, "table3").values()
     assert {(row["dataset"], row["paper"], row["paper_printed"], row["verdict"]) for row in rows} == {
@@ -266,6 +267,16 @@ def test_a_dataset_that_the_paper_does_not_know_has_no_papers_numbers(
     ours = {(row["metric"], row["row"]): row["ours"] for row in rows}
     assert ours["pro", "part"] == ours["pro", "all"] != ""
     assert ours["pro", "texture"] == ""
+
+
+def test_categories_of_mvtec_ads_names_with_other_numbers_of_images_have_no_papers_numbers(
+    cli: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
+    reply = cli("reproduce", "table5", *UNTRAINED, "--data", tiny, "--categories", "grid", "--results", tmp_path)
+    assert reply.code == 0
+    assert "grid: not with MVTec AD's numbers of images, so taken for a dataset of its own, set" in reply.err
+    assert "--dataset mvtec-ad" in reply.err
+    assert {(row["dataset"], row["paper"]) for row in _rows(tmp_path, "table5").values()} == {("set", "")}
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -172,7 +172,7 @@ def test_a_record_holds_its_provenance_and_nothing_personal(cli: CommandLine, ti
     assert record["status"] == "ok"
     assert record["dataset"]["split_digest"] == split_digest(mvtec(tiny, "bottle"))
     assert {k: record["dataset"][k] for k in ("name", "category", "n_train", "n_test", "n_anomalous")} == {
-        "name": "mvtec-ad", "category": "bottle", "n_train": 6, "n_test": 6, "n_anomalous": 3
+        "name": "set", "category": "bottle", "n_train": 6, "n_test": 6, "n_anomalous": 3
     }  # fmt: skip
     assert record["dataset"]["resolution"] == "paper-224"
     assert record["weights"]["trained"] is False

@@ -22,6 +22,7 @@ from padim_bench.data.mvtec import list_categories
 from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category
 from padim_bench.data.transforms import prepare_image, prepare_mask, read_image
+from padim_bench.errors import DataWarning
 from padim_bench.protocols import get_protocol
 
 SMALL = Protocol("small", resize=16, crop=12)
@@ -212,7 +213,7 @@ def test_mvtec_lists_images_labels_defects_and_masks(tmp_path: Path) -> None:
         ("good/000.png", 0, "good", None),
     ]
     assert category.has_masks
-    assert (category.dataset, category.name, category.kind) == ("mvtec-ad", "bottle", "object")
+    assert (category.dataset, category.name, category.kind) == (tmp_path.name, "bottle", "")
 
 
 def test_mvtec_takes_a_path_as_text(tmp_path: Path) -> None:
@@ -231,6 +232,8 @@ def test_mvtec_without_ground_truth_has_no_masks(tmp_path: Path) -> None:
 def test_mvtec_reads_no_masks_of_normal_images(tmp_path: Path) -> None:
     base = make_category(tmp_path)
     save_masks(base / "ground_truth" / "good", "000_mask.png")
+    with pytest.warns(DataWarning, match=r"mask of a normal image: 1 \(ground_truth/good/000_mask.png\)"):
+        mvtec(tmp_path, "bottle")
     assert [s.mask for s in mvtec(tmp_path, "bottle").test if s.label == 0] == [None]
 
 
@@ -312,7 +315,15 @@ def test_mvtec_ignores_what_is_no_image(tmp_path: Path) -> None:
     (base / "test" / ".cache").mkdir()
     shutil.copy(base / "test" / "good" / "000.png", base / "test" / ".cache" / "000.png")
     (base / "test" / "readme.png").write_bytes(b"no image")
-    assert mvtec(tmp_path, "bottle") == before
+    with pytest.warns(DataWarning) as warned:
+        after = mvtec(tmp_path, "bottle")
+    assert replace(after, notes=()) == before
+    assert [str(w.message) for w in warned] == [f"bottle: {note}" for note in after.notes]
+    assert after.notes == (
+        "left out 7: beside the folders of test: 1 (test/readme.png); folder in a folder of images: 3 "
+        "(train/good/folder.png/ with 0 images, test/broken/folder.png/ with 0 images, test/good/folder.png/ with 0 "
+        "images); no image format that is read: 3 (train/good/notes.txt, test/broken/notes.txt, test/good/notes.txt)",
+    )
 
 
 def test_mvtec_takes_images_of_other_formats_and_upper_case_names(tmp_path: Path) -> None:

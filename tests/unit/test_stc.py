@@ -19,6 +19,7 @@ from PIL import Image
 from padim_bench import PROTOCOLS, PadimBenchError, Protocol
 from padim_bench.data.stc import Clip, count_frames, list_scenes, make_demo_stc, read_frames, scene_digest, stc
 from padim_bench.data.transforms import prepare_image, prepare_mask
+from padim_bench.errors import DataWarning
 
 WIDTH, HEIGHT = 96, 64
 SMALL = Protocol("small", resize=32, crop=None)
@@ -120,7 +121,7 @@ def test_the_folder_above_shanghaitech_is_the_same_tree(tmp_path: Path) -> None:
     assert list_scenes(tmp_path) == ["01"]
 
 
-def test_frames_are_preferred_to_a_video_and_other_files_are_ignored(tmp_path: Path) -> None:
+def test_frames_are_preferred_to_a_video_and_other_files_are_left_out_and_said(tmp_path: Path) -> None:
     make_tree(tmp_path)
     videos = tmp_path / "training" / "videos"
     videos.mkdir()
@@ -128,10 +129,18 @@ def test_frames_are_preferred_to_a_video_and_other_files_are_ignored(tmp_path: P
         (videos / name).write_bytes(b"")
     (tmp_path / "training" / "frames" / ".01_009").mkdir()
     (tmp_path / "training" / "frames" / "01_008.jpg").write_bytes(b"")
-    sources = [clip.source for clip in stc(tmp_path, "01").train]
+    (tmp_path / "training" / "lost+found").mkdir()
+    with pytest.warns(DataWarning) as warned:
+        sources = [clip.source for clip in stc(tmp_path, "01").train]
+    assert [str(w.message) for w in warned] == [
+        f"{tmp_path}: left out 5: no video that is read: 1 (training/videos/01_002.txt); no folder of frames: 1 "
+        "(training/frames/01_008.jpg); not called as clips are, 01_001: 3 (training/videos/01_.avi, "
+        "training/videos/_x.avi, training/videos/notes.avi)"
+    ]
     assert sources == [tmp_path / "training" / "frames" / "01_001", videos / "01_002.AVI"]
     (tmp_path / "training" / "frames" / "01_001" / "._000.png").write_bytes(b"no image")
-    assert count_frames(stc(tmp_path, "01").train[0]) == 3
+    with pytest.warns(DataWarning):
+        assert count_frames(stc(tmp_path, "01").train[0]) == 3
 
 
 def test_a_root_of_another_layout_is_refused(tmp_path: Path) -> None:

@@ -494,3 +494,21 @@ def test_printed_averages_are_as_audited(name: str) -> None:
             else:
                 assert printed.recomputed is None
     assert audited > 0
+
+
+@pytest.mark.parametrize("name", ["a|b", "a,b", 'a"b', "a\nb", "a\r\n\u2028b", "a\\b", "| |", "gro\\xdf", "größe"])
+def test_names_of_categories_break_no_format(name: str) -> None:
+    spec = load_spec("table3")
+    table = build_table(
+        spec, {"R18-Rd100": [[record(name, both(91.0), dataset="mine"), record("plain", None, dataset="mine")]]}, {}
+    )
+    markdown, latex = to_markdown(table), to_latex(table)
+    for block in (b for b in markdown.split("\n\n") if b.startswith("|")):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+    shown = re.sub(r"\s+", " ", name).replace("|", "\\|")
+    assert f"\n| {shown} | 91.00 |" in markdown
+    assert all(line.startswith(("# ", "## ", "| ", "|:", "- ")) for line in markdown.splitlines() if line)
+    assert line_of(table, "R18-Rd100", "pro", name)["ours"] == "91.00"
+    assert "|" not in latex
+    body = latex.partition("\\midrule")[2]
+    assert len([line for line in body.splitlines() if "91.00" in line and line.endswith(r" \\")]) == 2 * 2
