@@ -1,21 +1,28 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 1 our fault, 2 bad input, 130 interrupted."""
+"""The command line: parse, call, print.
+
+Exit codes: 0 done (a reader of our output may have gone), 1 our fault, 2 bad input, want of memory, or standard output
+that could not be written (what was done is kept), 130 interrupted, 143 ended by SIGTERM (128 and its number, for any).
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from padim_bench import __version__
+from padim_bench.console import Signals, Streams, can_start, memory_problem, printable
 from padim_bench.errors import DataWarning, PadimBenchError
+from padim_bench.progress import Progress
 
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "PADIM_BENCH_DATA"
 DOWNLOADS = Path("datasets")
 STC_VARIABLE = "PADIM_BENCH_STC"
+# More than any machine has threads, images, channels or time for; and what every generator takes for a seed.
+LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
 # What the demo runs unless more is asked for: the whole path, in a few minutes.
 DEMO_BACKBONES, DEMO_SEEDS = ("resnet18",), 2
 
@@ -39,32 +48,49 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    with Streams() as streams, Signals() as signals:
+        code = _exit_code(argv, streams, signals)
+        with suppress(BrokenPipeError):  # of streams that are not the process's own
+            sys.stdout.flush()
+        if code == 0 and streams.lost is not None:
+            why = streams.lost.strerror or streams.lost
+            _say(f"padim-bench: error: cannot write to standard output: {why}: what was done is done, and kept")
+            return 2
+        return code
+
+
+def _exit_code(argv: Sequence[str] | None, streams: Streams, signals: Signals) -> int:
     try:
         arguments = _parser().parse_args(argv)
-        with _notes_said(), _Output(as_json=getattr(arguments, "json", False)) as output:
+        stage = " ".join([arguments.command_name, *getattr(arguments, "tables", ())])
+        as_json = getattr(arguments, "json", False)
+        with _notes_said(), _Output(streams, as_json=as_json) as output, Progress(None, stage=stage):
             arguments.command(arguments, output)
-        sys.stdout.flush()  # a reader that has gone is noticed now, not at the interpreter's end
         return 0
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
     except PadimBenchError as error:
         _say(f"padim-bench: error: {error}")
         return 2
     except KeyboardInterrupt as error:
-        done = str(error)
-        _say(f"padim-bench: interrupted{': ' + done + '; the same command resumes' if done else ''}")
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output has gone
-        return 0
-    except MemoryError:
-        _say("padim-bench: error: out of memory: lower --batch-size or --n-features, or use --strategy auto")
-        return 2
+        return _interrupted(signals, str(error))
     except Exception as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, of CPU and GPU
-            _say(f"padim-bench: error: {str(error).splitlines()[0]}: lower --batch-size, or use --strategy auto")
+        if signals.received is not None:  # an import that is interrupted may say that it failed
+            return _interrupted(signals, "")
+        if (line := memory_problem(error)) is not None:
+            _say(f"padim-bench: error: {line}")
             return 2
         traceback.print_exc()
         _say("padim-bench: this is a fault of padim-bench itself; please report it with the lines above")
         return 1
+
+
+def _interrupted(signals: Signals, done: str) -> int:
+    """Says what is kept; the exit code is a shell's for a process that a signal ended."""
+    by = signals.received
+    what = "interrupted" if by in {None, signal.SIGINT} else f"ended by {by.name}"
+    _say(f"padim-bench: {what}{': ' + done + '; the same command resumes' if done else ''}")
+    return 128 + (by or signal.SIGINT)
 
 
 class _Output:
@@ -73,8 +99,9 @@ class _Output:
     Native libraries write to the file descriptor itself (oneMKL does), so that is what is redirected.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, streams: Streams, *, as_json: bool) -> None:
         self.as_json = as_json
+        self._streams = streams
         self._real: int | None = None
 
     def __enter__(self) -> _Output:
@@ -91,16 +118,16 @@ class _Output:
             os.close(self._real)
 
     def document(self, value: dict[str, Any]) -> None:
+        """JSON in UTF-8, whatever the locale; an undecodable byte of a name is an escape, as ``\\udcff``."""
         from padim_bench.harness.records import to_json
 
         if self._real is not None:
-            with os.fdopen(os.dup(self._real), "w", encoding="utf-8") as out:
-                out.write(to_json(value) + "\n")
+            self._streams.write_document((to_json(value) + "\n").encode("utf-8", "backslashreplace"), self._real)
 
-    def text(self, line: str = "") -> None:
-        """For people: nothing with ``--json``."""
+    def text(self, text: str = "") -> None:
+        """For people: nothing with ``--json``. Nothing in it is obeyed by a terminal."""
         if not self.as_json:
-            print(line, flush=True)  # at once, also into a pipe
+            print(printable(text, keep="\n"), flush=True)  # at once, also into a pipe
 
 
 @contextmanager
@@ -123,30 +150,45 @@ def _notes_said() -> Iterator[None]:
 
 
 def _say(message: str) -> None:
-    print(" ".join(message.split("\n")), file=sys.stderr, flush=True)
+    """One line on standard error, where there is one."""
+    with suppress(OSError):
+        print(printable(" ".join(message.split("\n"))), file=sys.stderr, flush=True)
 
 
 def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _folders(text: str) -> list[str]:
-    """Names of folders: a comma that belongs to one has a backslash before it."""
+    """The parts between commas; a comma after a backslash is part of a name."""
     parts = (part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text))
     return [part for part in parts if part]
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+def _whole(text: str, least: int, most: int) -> int:
+    """A whole number in plain digits: int() would take 1_0, and digits of other scripts."""
+    if not re.fullmatch(r"-?[0-9]+", text.strip()):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number")
+    if len(text.strip()) > 20 or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not between {least} and {most}")
+    return int(text)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)")
 
 
 def _positive(text: str) -> int:
-    if (value := _whole(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
-    return value
+    return _whole(text, 1, LARGEST)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, LARGEST_SEED)
+
+
+def _real(text: str) -> float:
+    try:
+        if not text.isascii() or "_" in text:
+            raise ValueError
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number") from None
 
 
 def _features(text: str) -> list[int | None]:
@@ -158,7 +200,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _seeds(text: str) -> list[int]:
-    return [_whole(part) for part in _some(text)]
+    return [_seed(part) for part in _some(text)]
 
 
 def _some(text: str) -> list[str]:
@@ -172,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="padim-bench", description="Benchmark and reproducibility suite for PaDiM (arXiv:2011.08785)."
     )
     parser.add_argument("--version", action="version", version=f"padim-bench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name", parser_class=_Parser)
 
     run = commands.add_parser("run", help="fit and score categories with the options given")
     _common(run)
@@ -188,8 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation")
     run.add_argument("--reduction", type=_names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
     run.add_argument("--fusion", choices=["concatenate", "sum"], default="concatenate", help="of layers, or their maps")
-    run.add_argument("--epsilon", type=float, help="on the covariance's diagonal, instead of the protocol's")
-    run.add_argument("--sigma", type=float, help="of the smoothing, instead of the protocol's")
+    run.add_argument("--epsilon", type=_real, help="on the covariance's diagonal, instead of the protocol's")
+    run.add_argument("--sigma", type=_real, help="of the smoothing, instead of the protocol's")
     run.set_defaults(command=_run)
 
     reproduce = commands.add_parser("reproduce", help="regenerate the paper's tables beside its numbers")
@@ -206,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--stc-every", type=_positive, default=1, metavar="N", help="of its clips, the first and then every Nth frame"
     )
+    _pages_asked(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
     profile = commands.add_parser(
@@ -220,8 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument(
         "--batch-sizes", type=_sizes, default=[1, 8, 32], metavar="N[,N]", help="images scored at a time; 1 always is"
     )
-    profile.add_argument("--seed", type=_whole, default=0, help="of the channels")
+    profile.add_argument("--seed", type=_seed, default=0, help="of the channels")
     profile.add_argument("--n-images", type=_positive, default=100, metavar="N", help="timed at every batch size")
+    _pages_asked(profile)
     profile.set_defaults(command=_profile)
 
     listing = commands.add_parser("list", help="what there is to choose from")
@@ -249,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_verify)
     demo = actions.add_parser("demo", help="draw the demo dataset")
     demo.add_argument("--root", type=Path, default=DOWNLOADS / "demo")
-    demo.add_argument("--seed", type=_whole, default=0)
+    demo.add_argument("--seed", type=_seed, default=0)
     demo.set_defaults(command=_demo)
     return parser
 
@@ -258,7 +302,9 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     """Options of all that runs models."""
     parser.add_argument("--data", type=Path, help=f"dataset root, default ${DATA_VARIABLE}")
     parser.add_argument(
-        "--categories", type=_folders, help="as bottle,screw; a comma in a name is written \\,; default: all present"
+        "--categories",
+        type=_names,
+        help="as bottle,screw; a comma in a name is written \\,; default: all present",
     )
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
@@ -269,6 +315,10 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _pages_asked(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--print", action="store_true", help="the pages too, in Markdown, not only a summary")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -301,7 +351,7 @@ def _layout(parser: argparse.ArgumentParser, *more: str) -> None:
     )
     parser.add_argument(
         "--normal",
-        type=_folders,
+        type=_names,
         default=[],
         metavar="NAME[,NAME]",
         help="folders in train and test whose images are normal, in any case; default good",
@@ -309,7 +359,6 @@ def _layout(parser: argparse.ArgumentParser, *more: str) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    import torch
 
     from padim_bench.harness.runner import Settings
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
@@ -318,7 +367,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
     protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     _check_device(arguments.device)
-    threads = arguments.threads or torch.get_num_threads()
+    threads = _threads(arguments)
     usual = CPU_BATCH_SIZE if arguments.device == "cpu" else 32
     return Settings(
         protocol,
@@ -327,6 +376,20 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         getattr(arguments, "batch_size", None) or usual,
         backbone_dtype=getattr(arguments, "backbone_dtype", "float32"),
     )
+
+
+def _threads(arguments: argparse.Namespace) -> int:
+    """Those asked for, or torch's own number, which OMP_NUM_THREADS sets. Refuses what this machine cannot give."""
+    import torch
+
+    n = arguments.threads or torch.get_num_threads()
+    given = f"--threads {n}" if arguments.threads else f"{n} threads (OMP_NUM_THREADS)"
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if n > most:
+        raise PadimBenchError(f"{given}: at most {most} on this machine of {os.cpu_count()} processors: lower it")
+    if (started := can_start(n)) < n:  # OpenMP would end the process with a line of its own
+        raise PadimBenchError(f"{given}: the system gives this process no more than {started}: lower it")
+    return n
 
 
 def _check_device(device: str) -> None:
@@ -413,6 +476,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "config": record["config"],
         "weights": record["weights"],
         "metrics": record["metrics"],
+        "extra": record["extra"],
         "strategy_used": record["strategy_used"],
         "timings_s": record["timings_s"],
         "memory_bytes": record["memory"]["peak_rss_bytes"],
@@ -425,14 +489,14 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
 def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
     first = outcomes[0].record
     output.text(f"weights: {first['weights']['label']}; protocol: {first['config']['protocol']['name']}; in percent")
-    wide = max(8, *(len(o.record["dataset"]["category"]) for o in outcomes))
+    wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(
         f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {'im.AUROC':>8} {'px.AUROC':>8} {'PRO':>7} "
         f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
     )
     for outcome in outcomes:
         record, config = outcome.record, outcome.config
-        start = f"{config.category:{wide}} {config.model_name:22} {config.strategy:12} {config.dtype:8}"
+        start = f"{printable(config.category):{wide}} {config.model_name:22} {config.strategy:12} {config.dtype:8}"
         if record["status"] != "ok":
             output.text(f"{start} INVALID (no numbers): see the record")
             continue
@@ -448,7 +512,7 @@ def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
-    from padim_bench.reproduction import STRATEGIES_TABLE, report_names
+    from padim_bench.report.spec import STRATEGIES_TABLE, report_names
 
     wanted = list(dict.fromkeys(arguments.tables)) or report_names()
     known = [*report_names(), STRATEGIES_TABLE]
@@ -458,7 +522,7 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     settings = _settings(arguments)
 
     from padim_bench.harness.executors import open_executor
-    from padim_bench.reproduction import REAL_THING, compare_strategies, demo_categories, reproduce
+    from padim_bench.reproduction import REAL_THING, Reproduction, compare_strategies, demo_categories, reproduce
 
     scenes_alone = wanted == ["table4"] and _stc_root(arguments) is not None
     demo = root is None and not scenes_alone
@@ -499,15 +563,15 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
             parts.append(compare_strategies(categories, **shared))
     files = {name: paths for part in parts for name, paths in part.files.items()}
     files = {name: files[name] for name in wanted if name in files}
-    for page in (p for paths in files.values() for p in paths if p.suffix == ".md"):
-        output.text(page.read_text(encoding="utf-8"))
-    output.text(f"written to {results.as_posix()}; {(results / 'README.md').as_posix()} links it all:")
-    for paths in files.values():
-        output.text("  " + ", ".join(p.relative_to(results).as_posix() for p in paths))
-    if demo:
-        output.text(REAL_THING)
+    _print_pages([p for paths in files.values() for p in paths], arguments, output)
     tables = {t.spec.name: t for part in parts for t in part.tables}
     outcomes = [o for part in parts for o in part.outcomes]
+    failed = {name: n for part in parts for name, n in part.failed.items()}
+    for line in Reproduction(tuple(tables.values()), files, tuple(outcomes), failed).summary(wanted):
+        output.text(line)
+    output.text(f"{(results / 'README.md').as_posix()} links it all")
+    if demo:
+        output.text(REAL_THING)
     output.document(
         {
             "dataset": categories[0].dataset if categories else "stc",
@@ -558,10 +622,10 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
         n_images=arguments.n_images,
     )
     done = run_profiles(category, models, chosen, results=results, on_message=_say)
-    for page in (p for p in done.files if p.suffix == ".md"):
-        output.text(page.read_text(encoding="utf-8"))
-    output.text(f"written to {results.as_posix()}; {(results / 'README.md').as_posix()} links it all:")
-    output.text("  " + ", ".join(p.relative_to(results).as_posix() for p in done.files))
+    _print_pages(done.files, arguments, output)
+    for line in done.summary():
+        output.text(line)
+    output.text(f"{(results / 'README.md').as_posix()} links it all")
     if root is None:
         output.text(REAL_THING)
     output.document(
@@ -572,6 +636,12 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
             "profiles": [p.record | {"resumed": p.resumed, "record": p.path.as_posix()} for p in done.profiles],
         }
     )
+
+
+def _print_pages(files: Sequence[Path], arguments: argparse.Namespace, output: _Output) -> None:
+    for page in files:
+        if arguments.print and page.suffix == ".md":
+            output.text(page.read_text(encoding="utf-8"))
 
 
 def _stc_root(arguments: argparse.Namespace) -> Path | None:
@@ -648,8 +718,7 @@ def _list_protocols() -> list[tuple[str, str]]:
 
 
 def _list_tables() -> list[tuple[str, str]]:
-    from padim_bench.report.spec import load_toml
-    from padim_bench.reproduction import STRATEGIES_TABLE, report_names
+    from padim_bench.report.spec import STRATEGIES_TABLE, load_toml, report_names
 
     rows = []
     for name in report_names():
@@ -676,12 +745,11 @@ def _list_datasets() -> list[tuple[str, str]]:
 
 
 def _doctor(arguments: argparse.Namespace, output: _Output) -> None:
-    import torch
 
     from padim_bench.harness.doctor import advice, checks, machine
 
     _check_device(arguments.device)
-    threads = arguments.threads or torch.get_num_threads()
+    threads = _threads(arguments)
     about = machine(threads, arguments.device)
     for key, value in about.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value

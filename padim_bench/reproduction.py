@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from padim_bench.ablation import alone, gap_protocols, walk
@@ -29,6 +31,7 @@ from padim_bench.harness.timing import measure_timing
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.padim.strategies import STRATEGIES
 from padim_bench.padim.weights import ENVIRONMENT_VARIABLE, Weights, resolve_weights, split_name
+from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol, get_protocol, rd_mvtec_protocol
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.gaps import gaps_pages
@@ -37,9 +40,9 @@ from padim_bench.report.memory import load_memory_spec, memory_tables
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import NAME as PROFILES
 from padim_bench.report.profiles import profiles_tables
-from padim_bench.report.render import to_csv, to_latex, to_markdown
+from padim_bench.report.render import summary, to_csv, to_latex, to_markdown
 from padim_bench.report.seeds import paper_values, seeds_frame, seeds_pages
-from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml, table_names
+from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
 from padim_bench.report.strategies import load_strategies_spec, strategies_tables
 from padim_bench.report.tables import Table, build_table, title_warnings
 from padim_bench.report.timing import growth_figure, load_timing_spec, timing_tables
@@ -55,23 +58,42 @@ NOT_ASKED = "not asked for; name it with --backbones"
 # Of what can be made, what --protocol and --compare-at change: the rest is about protocols, datasets or machines.
 FOLLOW_PROTOCOL = ("table1", "table2", "table3", "table5", "seeds")
 NO_STC = "no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC"
-REPORTS = ("seeds", "gaps")
 _PLACES = ("records", "tables", "figures", "")  # of a results folder, and its index
-STRATEGIES_TABLE = "strategies"
-
-
-def report_names() -> list[str]:
-    """All that ``reproduce`` makes when nothing is named: the paper's tables and the reports of ours."""
-    return [*table_names(), *REPORTS]
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Tables, the files written for each table, report and figure, and the runs behind them."""
+    """Tables, the files written for each table, report and figure, and the runs behind them.
+
+    ``failed`` says of tables of measurements how many failed.
+    """
 
     tables: tuple[Table, ...]
     files: dict[str, list[Path]]
     outcomes: tuple[Outcome, ...]
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def summary(self, names: Sequence[str]) -> list[str]:
+        """A line for each of these tables and reports: how it went, where it lies; then the runs without numbers."""
+        tables = {table.spec.name: table for table in self.tables}
+        lines = []
+        for name in names:
+            page = next((path for path in self.files.get(name, ()) if path.suffix == ".md"), None)
+            if page is None:
+                lines.append(f"{name}: not written, as said above")
+                continue
+            said = summary(tables[name]) if name in tables else _heading(page)
+            if name in self.failed:
+                said += f"; {self.failed[name]} measurements failed"
+            lines.append(f"{name}: {said}: {page.as_posix()}")
+        if void := sum(outcome.record["status"] != "ok" for outcome in self.outcomes):
+            lines.append(f"{void} of {len(self.outcomes)} runs INVALID: the pages name them, the records say why")
+        return lines
+
+
+def _heading(page: Path) -> str:
+    """A page's first line, which holds what no reader may miss."""
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def demo_categories(results: Path, wanted: Sequence[str] | None) -> list[Category]:
@@ -211,7 +233,7 @@ def reproduce(
     write_text(results / "README.md", index_page(results))
     if unreadable is not None:
         raise unreadable
-    return Reproduction(tuple(writer.tables), writer.files, tuple(outcomes))
+    return Reproduction(tuple(writer.tables), writer.files, tuple(outcomes), writer.failed)
 
 
 # What is to run.
@@ -317,6 +339,7 @@ class _Writer:
         self.on_message = on_message
         self.tables: list[Table] = []
         self.files: dict[str, list[Path]] = {}
+        self.failed: dict[str, int] = {}
 
     def table(
         self, spec: TableSpec, runs: Mapping[str, Sequence[Sequence[Record]]], missing: Mapping[str, str]
@@ -384,7 +407,7 @@ class _Writer:
                 name = f"timing-{category.name}-{model['title'].lower()}-{strategy}"
                 measure = partial(measure_timing, category, weights, **chosen, on_message=self.on_message)
                 records += self._measured(name, asked, measure, failed, f"{model['title']}, {strategy}")
-        self._texts(spec["name"], timing_tables(spec, records, failed))
+        self._texts(spec["name"], timing_tables(spec, records, failed), failed)
         if records:
             self._figure(spec["name"], render(growth_figure(records)), "-growth")
 
@@ -432,7 +455,7 @@ class _Writer:
                     measure = partial(measure_peak, category.root, category.name, label, name, **where, **chosen)
                     title = f"{model['title']}, {strategy}, {protocol}"
                     peaks += self._measured(what, asked, measure, failed, title)
-        self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks, failed))
+        self._texts(spec["name"], memory_tables(spec, analytic, states, by_category, peaks, failed), failed)
 
     def _measured(
         self,
@@ -452,14 +475,17 @@ class _Writer:
             return [record]
         check_writable(*(self.results / place for place in ("measurements", "tables", "figures", "")))
         try:
-            record = measure()
+            with Progress(None, stage=f"measuring {name}"):
+                record = measure()
         except PadimBenchError as error:
             self.on_message(f"{name}: not measured: {error}")
             failed[title] = without_paths(str(error))
             return []
         return [keep_measurement(path, record)]
 
-    def _texts(self, name: str, texts: Mapping[str, str]) -> None:
+    def _texts(self, name: str, texts: Mapping[str, str], failed: Mapping[str, str] = MappingProxyType({})) -> None:
+        if failed:
+            self.failed[name] = len(failed)
         for suffix, text in texts.items():
             path = self.results / "tables" / f"{name}{suffix}"
             write_text(path, text)
@@ -527,6 +553,13 @@ class Profiles:
 
     profiles: tuple[Profile, ...]
     files: list[Path]
+
+    def summary(self) -> list[str]:
+        """How many configurations ended how, and where the page lies."""
+        count = Counter(profile.record["status"] for profile in self.profiles)
+        ended = ", ".join(f"{n} {status}" for status, n in count.items())
+        page = next(path for path in self.files if path.suffix == ".md")
+        return [f"{_heading(page)}: {len(self.profiles)} configurations: {ended}: {page.as_posix()}"]
 
 
 def run_profiles(

@@ -11,9 +11,8 @@ import tarfile
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from padim_bench.errors import PadimBenchError
+from padim_bench.progress import Progress
 
 # Images hardly compress, so that an archive of them that grows more than this is none.
 GROWTH, AT_LEAST = 10, 1 << 30
@@ -93,12 +92,11 @@ def _extract(archive: Path, staging: Path, progress: bool | None) -> None:
     size = archive.stat().st_size
     limit, names, taken = max(AT_LEAST, GROWTH * size), set[str](), 0
     check_space(staging, size)
-    disable = None if progress is None else not progress  # tqdm's None: only on a terminal
     try:
         with (
             archive.open("rb") as raw,
             _decompressed(raw) as stream,
-            tqdm(desc="unpacking", total=size, unit="B", unit_scale=True, disable=disable) as bar,
+            Progress(size, enabled=progress, unit="B", stage="unpacking") as bar,
         ):
             bounded = _Bounded(stream, limit + MEMBERS * tarfile.RECORDSIZE)
             with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
@@ -116,7 +114,7 @@ def _extract(archive: Path, staging: Path, progress: bool | None) -> None:
                         member.mtime = 0
                     tar.extract(member, staging, filter="data")
                     tar.members = []  # or it remembers all of them
-                    bar.update(raw.tell() - bar.n)
+                    bar.advance(raw.tell() - bar.done)
                 if bounded.last.strip(b"\0") or not bounded.last:  # tarfile takes a damaged header for the end
                     raise _damaged(archive)
             # The tar ends before the compressed stream does, and the stream's own check comes last.

@@ -25,12 +25,11 @@ from urllib.request import (
     Request,
 )
 
-from tqdm import tqdm
-
 from padim_bench.data.archives import check_space, unpack
 from padim_bench.data.mvtec import MVTEC_AD
 from padim_bench.data.verify import check_category
 from padim_bench.errors import PadimBenchError
+from padim_bench.progress import Progress
 
 RETRIES = 3  # tries in a row that bring no new byte
 RETRY_WAIT_S = 2.0
@@ -93,7 +92,7 @@ def download(
 
     An interrupted fetch leaves ``<filename>.part``, which the next call resumes. ``archive`` is a
     file fetched by hand: it is checked and unpacked, and never deleted. ``progress`` None shows a
-    bar when standard error is a terminal.
+    bar when standard error is a terminal, lines now and then elsewhere.
 
     ``timeout_s`` is a socket's. A server that is silent for three times as long, or sends less than 10 kB a second
     over a minute, is given up, whatever the number of connections; never is more written than the file has, or 50 GB
@@ -158,13 +157,7 @@ def _fetch(source: Source, part: Path, timeout_s: float, progress: bool | None) 
     _check_link(source.url)
     started = best = _size(part)
     failures, pace = 0, _Pace(best)
-    with tqdm(
-        desc=source.filename,
-        total=source.size,
-        unit="B",
-        unit_scale=True,
-        disable=None if progress is None else not progress,
-    ) as bar:
+    with Progress(source.size or 0, enabled=progress, unit="B", stage=source.filename) as bar:
         while True:
             try:
                 _fetch_rest(source, part, timeout_s, bar, pace)
@@ -209,7 +202,7 @@ class _Pace:
         self._size, self._since = self._largest, time.monotonic()
 
 
-def _fetch_rest(source: Source, part: Path, timeout_s: float, bar: tqdm[Any], pace: _Pace) -> None:
+def _fetch_rest(source: Source, part: Path, timeout_s: float, bar: Progress, pace: _Pace) -> None:
     """One request for the bytes that ``part`` lacks."""
     have = _size(part)
     if have == source.size:
@@ -227,13 +220,12 @@ def _fetch_rest(source: Source, part: Path, timeout_s: float, bar: tqdm[Any], pa
         end = source.size or total or MOST
         # Images hardly compress, so the unpacked tree takes about as much as the archive.
         check_space(part.parent, 2 * total - start)
-        bar.reset(total or None)
-        bar.n = bar.initial = start  # so that what was there before does not count as speed
+        bar.reset(total, start)
         with part.open("ab" if start else "wb") as file:
             while start < end and (block := answer.block()):
                 start += file.write(block[: end - start])  # never more than the file has
                 file.flush()
-                bar.update(len(block))
+                bar.advance(len(block))
                 pace.at(start)
     finally:
         answer.close()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from padim_bench.data.folder import open_folder
 from padim_bench.data.listing import is_folder, spelled, subfolders
@@ -19,6 +18,7 @@ from padim_bench.data.loading import load_category
 from padim_bench.data.mvtec import MVTEC_AD, Counts, check_root, open_category
 from padim_bench.data.samples import Category, Sample
 from padim_bench.errors import PadimBenchError
+from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
 
 # Every file is read, decoded and prepared as by a run; the small size saves memory.
@@ -97,7 +97,7 @@ def verify(
         dataset, normal: as for ``mvtec``. Numbers of images that are not MVTec AD's are a problem if ``dataset`` is
             "mvtec-ad", or if any category of the tree has those of MVTec AD; otherwise a note.
         deep: decode every image and mask; without it only their headers are read.
-        progress: a bar; None for "only on a terminal".
+        progress: True for a bar, False for nothing; None for a bar on a terminal, lines now and then elsewhere.
 
     Faults of the data are listed in the report. Raises PadimBenchError only where there is nothing to check.
     """
@@ -111,11 +111,12 @@ def verify(
         raise PadimBenchError(f"{root} holds no category: expected folders such as {root / 'bottle/train/good'}")
     opened = {name: _open(root, name, dataset, normal) for name in names}
     strict = dataset == "mvtec-ad" or any(c.dataset == "mvtec-ad" for c, _ in opened.values())
-    disable = None if progress is None else not progress
-    reports = {
-        name: _report(*opened[name], MVTEC_AD.get(name), strict=strict, deep=deep)
-        for name in tqdm(names, desc="verifying", unit="category", disable=disable)
-    }
+    reports = {}
+    with Progress(len(names), enabled=progress, unit="categories", stage="verifying") as bar:
+        for name in names:
+            bar.stage("verifying", name)
+            reports[name] = _report(*opened[name], MVTEC_AD.get(name), strict=strict, deep=deep)
+            bar.advance()
     absent = {n: CategoryReport(n, False, Counts(0, 0, 0), counts, [], []) for n, counts in MVTEC_AD.items()}
     return VerifyReport(root, list((absent | reports).values()))
 

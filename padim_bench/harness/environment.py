@@ -78,7 +78,10 @@ def commit() -> dict[str, Any]:
 
 
 class PeakMemory:
-    """Peak resident memory since it was made, where Linux lets it be reset; else since the process began."""
+    """Peak resident memory since it was made, where Linux lets it be reset; else since the process began.
+
+    None where the system does not tell.
+    """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -95,7 +98,7 @@ class PeakMemory:
 
     def read(self) -> dict[str, Any]:
         """{"peak_rss_bytes", "peak_rss_scope"} and, on a GPU, "peak_cuda_bytes"."""
-        found: dict[str, Any] = {"peak_rss_bytes": _peak_rss(), "peak_rss_scope": self.scope}
+        found: dict[str, Any] = {"peak_rss_bytes": peak_rss(), "peak_rss_scope": self.scope}
         if self.device.startswith("cuda"):
             import torch
 
@@ -103,14 +106,32 @@ class PeakMemory:
         return found
 
 
-def _peak_rss() -> int:
+def larger(one: int | None, other: int | None) -> int | None:
+    """Of two peaks; None, not measured, where either is."""
+    return None if one is None or other is None else max(one, other)
+
+
+def peak_rss() -> int | None:
+    """Bytes that were resident at most: of Linux's /proc, of Unix's ``resource``, of Windows; else None."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:
+        return _peak_working_set()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_working_set() -> int | None:
+    """What Windows keeps count of."""
+    try:
+        import psutil
+    except ImportError:  # itself wants what this system lacks
+        return None
+    peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    return peak

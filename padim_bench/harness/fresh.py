@@ -31,13 +31,15 @@ def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeou
     """
     command = [sys.executable, "-m", module, json.dumps(asked)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise PadimBenchError(f"measuring {what} took more than {timeout_s:g} s") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         ended = (
-            f"ended by {signal.Signals(-done.returncode).name}, most likely for want of memory"
+            f"ended by {signal_name(-done.returncode)}, most likely for want of memory"
             if done.returncode < 0
             else (lines or [f"exit code {done.returncode}"])[-1]
         )
@@ -54,15 +56,33 @@ def answer(measure: Callable[[dict[str, Any]], Record]) -> None:
     except PadimBenchError as problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
-    print()  # whatever a library has printed stands on lines of its own
-    print(to_json(record, indent=None))
+    # In UTF-8 whatever the locale; and what a library has printed stands on lines of its own.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"\n{to_json(record, indent=None)}\n".encode("utf-8", "backslashreplace"))
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; a number where this Python has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _end_with(parent: int) -> None:
     """Ends this process once its parent is gone: one that nobody waits for would disturb the next measurement."""
-    while os.getppid() == parent:
+    while os.getppid() == parent and _lives(parent):
         time.sleep(1)
     os._exit(1)
+
+
+def _lives(parent: int) -> bool:
+    """Unix gives an orphan another parent, which is enough to know; Windows leaves it the number of the one gone."""
+    if os.name != "nt":
+        return True
+    import psutil
+
+    return psutil.pid_exists(parent)
 
 
 def named_again(arch: str, weights: Weights | None) -> tuple[str | None, str]:

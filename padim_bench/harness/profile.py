@@ -23,6 +23,7 @@ from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
 from padim_bench.padim.weights import Weights
+from padim_bench.progress import Progress
 from padim_bench.protocols import get_protocol
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
@@ -181,7 +182,8 @@ def profile(
             check_writable(*(results / name for name in ("profiles", "tables", "figures", "")))
             on_message(f"{what}: measuring")
             try:
-                record = _measure_one(category, model, settings, config)
+                with Progress(None, stage=what):
+                    record = _measure_one(category, model, settings, config)
             except PadimBenchError as error:
                 record = described | {"status": FAILED, "reason": _without_paths(str(error), category, model)}
             if record["status"] != OK:

@@ -25,10 +25,9 @@ from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics, f1_thresholds, maps_at
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
-from padim_bench.harness.environment import PeakMemory, environment
+from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, done_elsewhere, worker_address
 from padim_bench.harness.features import Features, extract, union_of_channels
-from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
@@ -37,6 +36,7 @@ from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaus
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.weights import Weights
+from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
 
 
@@ -330,7 +330,7 @@ def run_unit(
         progress: advanced by image and stage.
     """
     settings, name = unit.settings, unit.category.name
-    progress = progress or Progress(0, enabled=False)
+    progress = progress or Progress(None, enabled=False)
     timings: dict[str, float] = {}
     with _one_unit, torch_threads(settings.threads), full_precision():
         memory = PeakMemory(settings.device)
@@ -514,7 +514,7 @@ def _record(
     shared_peak: dict[str, Any],
 ) -> Record:
     category = unit.category
-    peaks = {k: max(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
+    peaks = {k: larger(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
     dataset = {
         "name": category.dataset,
         "category": category.name,

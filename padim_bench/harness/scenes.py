@@ -20,7 +20,6 @@ from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.progress import Progress
 from padim_bench.harness.records import Record, as_read, check_writable, read_records, write_record
 from padim_bench.harness.runner import (
     Interrupted,
@@ -40,6 +39,7 @@ from padim_bench.metrics.roc import StreamingROC
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.progress import Progress
 
 
 def run_scenes(

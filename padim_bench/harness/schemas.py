@@ -22,6 +22,7 @@ _Seconds = Annotated[float, Field(ge=0, le=1e12)]
 _Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _AtLeastOne = Annotated[int, Field(ge=1, lt=1 << 63)]
+_Peak = _AtLeastOne | None  # not measured where the system does not tell
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -199,9 +200,9 @@ class Timing(_AnyMeasurement):
 
 
 class MemoryPeaks(TypedDict):
-    imports: _AtLeastOne
-    backbone: _AtLeastOne
-    end: _AtLeastOne
+    imports: _Peak
+    backbone: _Peak
+    end: _Peak
 
 
 class Memory(_AnyMeasurement):
@@ -249,14 +250,14 @@ class FitTimes(TypedDict):
 
 
 class ProfilePeaks(TypedDict):
-    imports: _AtLeastOne
-    backbone: _AtLeastOne
-    fit: _AtLeastOne
-    score: _AtLeastOne
+    imports: _Peak
+    backbone: _Peak
+    fit: _Peak
+    score: _Peak
 
 
 class ProfileMemory(TypedDict):
-    peak_rss_bytes: _AtLeastOne
+    peak_rss_bytes: _Peak
     peak_cuda_bytes: NotRequired[_AtLeastOne]
     peaks: ProfilePeaks
     scored_in_batches_of: _AtLeastOne

@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from padim_bench.console import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -26,6 +28,11 @@ def render(figure: Figure) -> dict[str, bytes]:
             figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
             files[kind] = out.getvalue()
     return files
+
+
+def plain(text: str) -> str:
+    """``text`` as it is: matplotlib would read dollars as mathematics, and no font has control characters."""
+    return printable(text, keep="\n").replace("$", r"\$")
 
 
 def spread_figure(
@@ -69,7 +76,7 @@ def spread_figure(
             if (category, metric) in printed and not here.empty:
                 axis.plot([i - 0.46], [printed[category, metric]], "x", color="black", ms=7, mew=1.8)
         axis.set_ylabel(f"{metrics[metric]} (%)")
-        axis.set_xticks(range(len(categories)), categories)
+        axis.set_xticks(range(len(categories)), [printable(plain(c)) for c in categories])
         axis.set_xlim(-0.55, len(categories) - 0.45)
         axis.grid(axis="y", color="0.9")
         axis.set_axisbelow(True)
@@ -82,5 +89,5 @@ def spread_figure(
     if printed:
         handles.append(Line2D([], [], marker="x", color="black", lw=0, ms=7, mew=1.8, label="paper (R18-Rd100)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     return figure

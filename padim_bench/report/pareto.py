@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from padim_bench.report.figures import COLOURS
+from padim_bench.report.figures import COLOURS, plain
 from padim_bench.report.profiles import (
     MEASURED,
     METRICS,
@@ -34,6 +35,8 @@ _Box = tuple[float, float, float, float]
 def pareto_figure(records: Sequence[Record]) -> Figure | None:
     """Three panels: accuracy against latency, accuracy against memory, latency against memory.
 
+    The first alone where a peak of memory was not measured.
+
     A line joins those that no other configuration beats in the panel's two measures. Those that none
     beats in all three at once are ringed, and have the number of their row in the table.
 
@@ -56,9 +59,11 @@ def pareto_figure(records: Sequence[Record]) -> Figure | None:
     gpu = "peak_cuda_bytes" in drawn[0][1]["memory"]
     titles = (f"{METRICS[key]}, %", "latency at batch 1, ms", f"peak {'CUDA' if gpu else 'resident'} memory, MB")
 
-    figure = Figure(figsize=(13.5, 5.4), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for axes, (x, y) in zip(panels, ((1, 0), (2, 0), (2, 1)), strict=True):
+    measured = all(math.isfinite(value) for p in points.values() for value in p)
+    pairs = ((1, 0), (2, 0), (2, 1)) if measured else ((1, 0),)
+    figure = Figure(figsize=(13.5 if measured else 6.0, 5.4), layout="constrained")
+    panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, (x, y) in zip(panels, pairs, strict=True):
         _front(axes, [(p[x], p[y]) for p in points.values()], larger_is_better=y == 0)
         for i, r in drawn:
             axes.plot(
@@ -87,9 +92,9 @@ def pareto_figure(records: Sequence[Record]) -> Figure | None:
     _legend(figure, drawn, models, strategies)
     shout = "".join(f" [{w.upper()}]" for w in title_warnings([r for _, r in drawn]))
     where = drawn[0][1]["dataset"]
-    figure.suptitle(f"Profiles over {where['category']} of {where['name']}{shout}", fontsize=11)
+    figure.suptitle(plain(f"Profiles over {where['category']} of {where['name']}{shout}"), fontsize=11)
     figure.draw_without_rendering()  # the layout is settled now, and numbers are placed in it
-    for axes, (x, y) in zip(panels, ((1, 0), (2, 0), (2, 1)), strict=True):
+    for axes, (x, y) in zip(panels, pairs, strict=True):
         _number(axes, {i: (p[x], p[y]) for i, p in points.items()}, list(ringed))
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,11 +47,19 @@ def numbered(records: Sequence[Record]) -> list[tuple[int, Record]]:
 def measures(record: Record, key: str) -> tuple[float, float, float]:
     """What the front is drawn over: accuracy in percent, latency in ms, peak memory in MB (a GPU's on a GPU).
 
-    Accuracy is rounded to the two digits that are printed: rounding of float32 is no advantage.
+    Accuracy is rounded to the two digits that are printed: rounding of float32 is no advantage. A peak that
+    was not measured is infinite.
     """
+    peak = peak_bytes(record)
+    megabytes = math.inf if peak is None else peak / 1e6
+    return round(100 * record["metrics"][key], 2), 1e3 * latency(record)["total"]["p50"], megabytes
+
+
+def peak_bytes(record: Record) -> int | None:
+    """Peak memory, a GPU's on a GPU; None where the system does not tell."""
     memory = record["memory"]
-    peak = memory.get("peak_cuda_bytes", memory["peak_rss_bytes"])
-    return round(100 * record["metrics"][key], 2), 1e3 * latency(record)["total"]["p50"], peak / 1e6
+    peak: int | None = memory.get("peak_cuda_bytes", memory["peak_rss_bytes"])
+    return peak
 
 
 def latency(record: Record) -> Record:
@@ -141,8 +150,7 @@ def _rules(records: Sequence[Record]) -> frozenset[int]:
 
 
 def _peak(record: Record) -> str:
-    memory = record["memory"]
-    return figure3(memory.get("peak_cuda_bytes", memory["peak_rss_bytes"]), 1e-6)
+    return figure3(peak_bytes(record), 1e-6)
 
 
 def _fit_grid(valid: Sequence[tuple[int, Record]]) -> Grid:
@@ -289,7 +297,7 @@ def _numbers(r: Record) -> Iterator[tuple[str, str, str, str, str]]:
             for statistic, seconds in times.items():
                 yield f"scoring per image: {stage}", size, statistic, f"{seconds:.6f}", "s"
     for moment, peak in r["memory"]["peaks"].items():
-        yield f"peak resident memory: {moment}", "", "max", str(peak), "B"
+        yield f"peak resident memory: {moment}", "", "max", "" if peak is None else str(peak), "B"
     if "peak_cuda_bytes" in r["memory"]:
         yield "peak CUDA memory", "", "max", str(r["memory"]["peak_cuda_bytes"]), "B"
     yield "state", "", "", str(r["state_bytes"]), "B"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from padim_bench.console import printable
 from padim_bench.report.spec import Claim, Printed
 from padim_bench.report.tables import GROUPS, Cell, Table
 
@@ -195,9 +196,7 @@ def caption(table: Table) -> list[str]:
     lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)
-        judged = [c for c in table.cells if c.verdict and c.row in table.categories] or [
-            c for c in table.cells if c.verdict
-        ]
+        judged = judged_cells(table)
         within = sum(c.verdict == "within" for c in judged)
         by_category = any(c.printed for c in table.cells if c.row in table.categories)
         lines.append(
@@ -224,6 +223,34 @@ def caption(table: Table) -> list[str]:
     return [line for line in lines if line]
 
 
+def judged_cells(table: Table) -> list[Cell]:
+    """Those of ours that the paper has a number for: of categories, or of means where it prints no others."""
+    judged = [c for c in table.cells if c.verdict]
+    return [c for c in judged if c.row in table.categories] or judged
+
+
+def summary(table: Table) -> str:
+    """A line for a screen: what no reader may miss, how many cells are within the tolerance, and what is missing."""
+    judged = judged_cells(table)
+    within = sum(c.verdict == "within" for c in judged)
+    parts = [f"[{warning.upper()}]" for warning in table.warnings]
+    parts.append(
+        f"{within} of {len(judged)} cells within tolerance of the paper's"
+        if judged
+        else "no cell to compare with the paper's"
+    )
+    lines = [" ".join(parts)]
+    by_category = any(c.printed for c in table.cells if c.row in table.categories)
+    rows = table.categories if by_category else tuple(GROUPS)
+    if empty := sum(c.printed is not None and not c.verdict and c.row in rows for c in table.cells):
+        lines.append(f"{empty} of the paper's without one of ours of the same")
+    by_reason: dict[str, list[str]] = {}
+    for title, why in table.missing.items():
+        by_reason.setdefault(why, []).append(title)
+    lines += [f"{', '.join(titles)} not run ({why})" for why, titles in by_reason.items()]
+    return "; ".join(lines)
+
+
 def _judged(table: Table, claim: Claim) -> str:
     """Whether a claim of the paper's text holds of our means; said with the gap, not just yes or no."""
     cells = [table.cell(model, claim.metric, "all") for model in (claim.better, *claim.worse)]
@@ -243,30 +270,35 @@ def to_markdown(table: Table) -> str:
 
 def markdown_page(heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
     """A heading, one grid or several with headings of their own, and the caption as a list."""
-    lines = [f"# {_one_line(heading)}", ""]
+    lines = [f"# {_markdown(heading)}", ""]
     sections = [("", grid)] if isinstance(grid, Grid) else grid
     for title, one in sections:
         if title and len(sections) > 1:
-            lines += [f"## {_one_line(title)}", ""]
+            lines += [f"## {_markdown(title)}", ""]
         elif title:
-            lines += [f"{_one_line(title)}:", ""]
-        lines += ["| " + " | ".join(map(_markdown_cell, one.header)) + " |"]
+            lines += [f"{_markdown(title)}:", ""]
+        lines.append(_markdown_row(one.header))
         lines.append("|" + "|".join([":---", *["---:"] * (len(one.header) - 1)]) + "|")
-        lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in one.rows] + [""]
-    lines += [f"- {_one_line(line)}" for line in captions]
+        lines += [*map(_markdown_row, one.rows), ""]
+    lines += [f"- {_markdown(line)}" for line in captions]
     return "\n".join(lines) + "\n"
 
 
-def _one_line(text: str) -> str:
-    """Names of folders may hold line breaks, which would end a heading, a row or an item."""
-    return _BREAKS.sub(" ", text)
+# What Markdown would take for markup in a name, but nothing of what our own words hold: an asterisk after a number, a
+# sign of less, brackets alone.
+_MARKUP = re.compile(
+    r"`|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<!\w)_(?=\S)|~(?=~)|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
+    r"|\[(?=[^\]]*\][\[(])|^\[(?=[^\]]*\]:)"
+)
 
 
-_BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
+def _markdown(text: str) -> str:
+    """``text`` on one line, as it is and not as markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
-def _markdown_cell(text: str) -> str:
-    return _one_line(text).replace("|", r"\|")
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_markdown(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def to_csv(table: Table) -> str:
@@ -305,8 +337,8 @@ def to_csv(table: Table) -> str:
 
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}", NONE: "--", "*": r"$^*$",
-     "\N{PLUS-MINUS SIGN}": r"$\pm$"}
+     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+     "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$", "\N{PLUS-MINUS SIGN}": r"$\pm$"}
 )  # fmt: skip
 
 
@@ -318,7 +350,9 @@ def latex_table(name: str, heading: str, grid: Grid | Sequence[Section], caption
     """A table* environment, one tabular per grid; needs \\usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join(_latex(c) for c in cells) + r" \\"
+        text = " & ".join(_latex(c) for c in cells)
+        # After the row before, a bracket would be the argument of its line break.
+        return "  " + (f"{{[}}{text[1:]}" if text.startswith("[") else text) + r" \\"
 
     body: list[str] = []
     sections = [("", grid)] if isinstance(grid, Grid) else grid
@@ -348,8 +382,9 @@ def latex_table(name: str, heading: str, grid: Grid | Sequence[Section], caption
 
 
 def _latex(text: str) -> str:
+    text = printable(text)
     signed_ = text.startswith(("+", "-")) and text[1:2].isdigit()
-    escaped = _one_line(text).translate(_LATEX)
+    escaped = text.translate(_LATEX)
     return f"${escaped[0]}${escaped[1:]}" if signed_ else escaped
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from padim_bench.errors import PadimBenchError
 
+REPORTS = ("seeds", "gaps")
+STRATEGIES_TABLE = "strategies"  # made only when named
 SEEDED = ("random", "stratified", "semi-orthogonal")  # reductions that draw
 
 
@@ -114,6 +116,11 @@ def specs_folder() -> Path:
 def table_names() -> list[str]:
     """The paper's tables that have a spec, in order."""
     return sorted(path.stem for path in specs_folder().glob("table*.toml"))
+
+
+def report_names() -> list[str]:
+    """All that ``reproduce`` makes when nothing is named: the paper's tables and the reports of ours."""
+    return [*table_names(), *REPORTS]
 
 
 def load_toml(name: str) -> dict[str, Any]:

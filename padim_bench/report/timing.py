@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from padim_bench.report.figures import plain
 from padim_bench.report.render import NONE, Grid, page
 from padim_bench.report.spec import load_toml, specs_folder
 from padim_bench.report.tables import Record, title_warnings
@@ -80,7 +81,7 @@ def growth_figure(records: Sequence[Record]) -> Figure:
     models = list(dict.fromkeys(_model(r) for r in records))
     figure = Figure(figsize=(4.2 * max(len(models), 1), 3.6), layout="constrained")
     if drawn := [warning for warning in title_warnings(records) if warning.startswith("demo")]:
-        figure.suptitle(f"[{drawn[0].upper()}]", fontsize=10)  # untrained weights are named by panel
+        figure.suptitle(plain(f"[{drawn[0].upper()}]"), fontsize=10)  # untrained weights are named by panel
     panels = figure.subplots(1, max(len(models), 1), squeeze=False)[0]
     for model, axes in zip(models, panels, strict=False):
         counts: set[int] = set()

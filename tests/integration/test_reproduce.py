@@ -200,8 +200,30 @@ def test_json_is_one_document_of_tables_and_runs(cli: CommandLine, tiny: Path, r
         assert not name.startswith("records/") or after[name] == before[name]
 
 
-def test_without_json_the_tables_are_printed(cli: CommandLine, tiny: Path, results: Path) -> None:
-    reply = cli("reproduce", "table5", *OPTIONS, "--data", tiny, "--results", results)
+def test_without_json_a_summary_is_printed_that_counts_the_cells_of_the_files(
+    cli: CommandLine, tiny: Path, results: Path
+) -> None:
+    reply = cli(*TABLES, *OPTIONS, "--data", tiny, "--results", results)
+    assert reply.code == 0
+    *lines, index = reply.out.splitlines()
+    assert index == f"{results.as_posix()}/README.md links it all"
+    assert [line.partition(":")[0] for line in lines] == ["table3", "table5"]
+    for line, table in zip(lines, ("table3", "table5"), strict=True):
+        compared = [r for (_, row), r in _rows(results, table).items() if row in MVTEC_TEXTURES + MVTEC_OBJECTS]
+        within = sum(row["verdict"] == "within" for row in compared)
+        outside = sum(row["verdict"] == "outside" for row in compared)
+        assert f"{within} of {within + outside} cells within tolerance" in line
+        lacking = sum(row["paper"] != "" and row["ours"] == "" for row in compared)
+        assert (f"; {lacking} of the paper's without one of ours" in line) == (lacking > 0)
+        assert "[UNTRAINED RANDOM WEIGHTS]" in line
+        assert "WR50-Rd550, EfficientNet-B5 not run (not asked for" in line or table == "table5"
+        assert line.endswith(f": {(results / 'tables' / f'{table}.md').as_posix()}")
+        caption = (results / "tables" / f"{table}.md").read_text()
+        assert f"{within} of {within + outside} cells within," in caption
+
+
+def test_the_pages_are_printed_when_asked_for(cli: CommandLine, tiny: Path, results: Path) -> None:
+    reply = cli("reproduce", "table5", *OPTIONS, "--data", tiny, "--results", results, "--print")
     assert reply.code == 0
     assert (results / "tables" / "table5.md").read_text() in reply.out
     assert "table3" not in reply.out
@@ -295,6 +317,7 @@ def test_with_no_data_and_no_weights_it_is_the_demo_and_every_title_says_so(
         assert "DEMO DATA, NOT MVTEC AD" in title
         assert "UNTRAINED RANDOM WEIGHTS" in title
     assert {row["paper"] for row in _rows(tmp_path / "demo", "table3").values()} == {""}
+    assert reply.out.count("[DEMO DATA, NOT MVTEC AD] [UNTRAINED RANDOM WEIGHTS] no cell to compare") == 2
     assert "padim-bench data download mvtec-ad" in reply.out
     assert "tox -e reproduce -- --data" in reply.out
 

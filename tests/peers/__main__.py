@@ -11,6 +11,7 @@ from typing import Any
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import check_writable
+from padim_bench.progress import Progress
 from tests.peers import report
 from tests.peers.rows import STRATEGIES, THREADS, Row, all_rows
 
@@ -70,13 +71,15 @@ def _run(asked: argparse.Namespace) -> None:
     from tests.peers.measure import measure, rates
 
     todo = [row for row in rows if asked.again or not _measured(results["rows"].get(row.name))]
-    for threads in THREADS if todo else ():
-        results["rates"][str(threads)] = rates(threads, quick=asked.quick)
+    with Progress(None, stage="rates of this machine"):
+        for threads in THREADS if todo else ():
+            results["rates"][str(threads)] = rates(threads, quick=asked.quick)
     for i, row in enumerate(todo, 1):
         _say(f"[{i}/{len(todo)}] {row.name}: {row.work}")
         about = {"environment": environment(), "peers": peers, "quick": asked.quick}
         about["environment"].pop("threads")  # each contender's own
-        results["rows"][row.name] = {**measure(row, _say), "provenance": about}
+        with Progress(None, stage=f"[{i}/{len(todo)}] {row.name}"):
+            results["rows"][row.name] = {**measure(row, _say), "provenance": about}
         _in_order(results, asked)
         report.write(asked.results, results)
     report.write(asked.results, results)

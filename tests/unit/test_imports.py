@@ -75,8 +75,8 @@ def test_metrics_need_nothing_else_of_the_package() -> None:
     assert outside("metrics") == []
 
 
-def test_reports_need_nothing_else_of_the_package_but_its_errors() -> None:
-    assert outside("report", "errors") == []
+def test_reports_need_nothing_else_of_the_package_but_its_errors_and_what_can_be_printed() -> None:
+    assert outside("report", "errors", "console") == []
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
