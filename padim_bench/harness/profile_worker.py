@@ -223,7 +223,7 @@ def measure(asked: dict[str, Any]) -> Record:
     """The record of one configuration.
 
     Args:
-        asked: root, category, backbone, weights, n_features, strategy, dtype, and the settings' fields.
+        asked: root, category, dataset, normal, backbone, weights, n_features, strategy, dtype, the settings' fields.
     """
     settings = ProfileSettings(**asked["settings"] | {"batch_sizes": tuple(asked["settings"]["batch_sizes"])})
     load_before = _load()

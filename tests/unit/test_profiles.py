@@ -137,6 +137,8 @@ def asked(category: Category, strategy: str = "cholesky", **settings: Any) -> di
     return {
         "root": str(category.root),
         "category": category.name,
+        "dataset": category.dataset,
+        "normal": [],
         "backbone": "resnet18",
         "weights": "random",
         "n_features": 12,
