@@ -20,7 +20,7 @@ import time
 import traceback
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def done_elsewhere(
     *,
     name: Callable[[T], str],
     on_message: Callable[[str], None] = lambda _: None,
-) -> Iterator[tuple[T, R | Exception]]:
+) -> Generator[tuple[T, R | Exception]]:
     """``function(item)`` of every item as soon as it is done, or the exception that ended it.
 
     An item whose process died is tried once more after all others, alone: memory that was short may be enough then.
@@ -240,7 +240,9 @@ class _Process:
             return "it closed its pipe"
         if code == -getattr(signal, "SIGKILL", 9):
             return "SIGKILL, most likely for want of memory: use fewer processes"
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        with suppress(ValueError):  # a signal without a name
+            return signal.Signals(-code).name
+        return f"exit code {code}"
 
 
 class _Processes(Executor):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -216,17 +216,17 @@ def run(
                     run_unit(unit, keep, progress)
             else:
                 failures: dict[str, Exception] = {}
-                for unit, answer in done_elsewhere(
-                    executor, _run_elsewhere, [_with_full_paths(u) for u in todo], name=_name, on_message=on_message
-                ):
-                    records, error = ([], answer) if isinstance(answer, Exception) else answer
-                    if isinstance(error, Failure):
-                        error = error.error()
-                    for config, record in zip(unit.configs, records, strict=error is None):
-                        keep(config, record)
-                    if error is not None:
-                        failures[_name(unit)] = error
-                    progress.advance(_steps(unit))
+                away = [_with_full_paths(unit) for unit in todo]
+                with closing(done_elsewhere(executor, _run_elsewhere, away, name=_name, on_message=on_message)) as done:
+                    for unit, answer in done:
+                        records, error = ([], answer) if isinstance(answer, Exception) else answer
+                        if isinstance(error, Failure):
+                            error = error.error()
+                        for config, record in zip(unit.configs, records, strict=error is None):
+                            keep(config, record)
+                        if error is not None:
+                            failures[_name(unit)] = error
+                        progress.advance(_steps(unit))
                 if failures:
                     raise _in_one(failures, f"{len(outcomes)} of {total} runs are finished and kept")
     except KeyboardInterrupt as error:
