@@ -35,16 +35,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise PadimBenchError(
             f"{path} has schema {error.args[0]}, this version writes {SCHEMA}: use another --results folder"
         ) from error
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        StopIteration,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # whichever a page stumbles over
         raise PadimBenchError(f"{path} is not readable ({why(error)}): delete it, and all is measured again") from error
     return found
 
