@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from padim_bench import PadimBenchError
-from padim_bench.padim.embedding import PatchEmbedding, draw_channels, require_finite
+from padim_bench.padim.embedding import PatchEmbedding, draw_channels, nearest_indices, require_finite
 
 R18 = {"layer_channels": (64, 128, 256), "layer_grids": ((56, 56), (28, 28), (14, 14))}
 
@@ -68,9 +68,38 @@ def test_more_or_fewer_features_than_channels_is_refused(n_features: int) -> Non
         draw_channels(448, n_features, 0)
 
 
-def test_grids_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(PadimBenchError, match="does not divide"):
-        PatchEmbedding((1, 1), ((56, 56), (15, 15)), (0,))
+@pytest.mark.parametrize(
+    "grids",
+    [
+        ((54, 54), (25, 25), (12, 12)),  # inception_v4 at 224 pixels
+        ((44, 30), (26, 13)),  # where the ratio's rounding to float32 decides a row
+        ((9, 4), (6, 6)),  # neither is the larger
+        ((6, 6), (9, 4), (9, 6)),
+        ((5, 7), (1, 1)),
+    ],
+)
+def test_grids_that_do_not_divide_are_upsampled_as_torch_does(grids: tuple[tuple[int, int], ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, 3, *grid, generator=generator) for grid in grids]
+    size = max(h for h, _ in grids), max(w for _, w in grids)
+    whole = torch.cat([functional.interpolate(f, size=size, mode="nearest") for f in features], dim=1)
+    everything = PatchEmbedding((3,) * len(grids), grids, tuple(range(3 * len(grids))))
+    assert everything.grid == size
+    assert torch.equal(everything.embed(features), whole)
+    part = everything.gather(everything.select(features), slice(3, 17))
+    assert torch.equal(part, whole.flatten(2)[:, :, 3:17].permute(2, 0, 1))
+    projection = torch.randn(2, 3 * len(grids), generator=generator)
+    projected = PatchEmbedding(everything.layer_channels, grids, everything.channels, projection).embed(features)
+    torch.testing.assert_close(projected, torch.einsum("dc,bchw->bdhw", projection, whole))
+
+
+def test_every_ratio_of_grids_takes_torch_s_cell() -> None:
+    for n in (1, 2, 7, 14, 27, 44, 49, 54, 56, 64, 112):
+        for of in range(1, n + 1):
+            cells = torch.arange(of * of, dtype=torch.float32).view(1, 1, of, of)
+            upsampled = functional.interpolate(cells, size=(n, n), mode="nearest").flatten().long()
+            at = nearest_indices(n, of)
+            assert torch.equal((at[:, None] * of + at).flatten(), upsampled), (n, of)
 
 
 def test_finite_features_whose_sum_overflows_are_finite() -> None:
