@@ -77,6 +77,7 @@ def _pairs(model: nn.Module, run: Callable[[], None]) -> list[tuple[str, str]]:
                 held.append(output)
                 given.setdefault(name, []).append((id(output), output._version))
             else:
+                held.extend(inputs[:1])
                 read.setdefault(name, []).extend((id(x), x._version) for x in inputs[:1])
 
         return hook
