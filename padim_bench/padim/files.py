@@ -22,6 +22,7 @@ from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
+from padim_bench.padim.weights import check_safetensors
 from padim_bench.protocols import Protocol
 from padim_bench.reading import in_one_line, strict_json, why
 
@@ -158,6 +159,7 @@ def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
     """What the model is, each member of the type that it has in use, and its tensors. Raises PadimBenchError."""
     from safetensors import safe_open
 
+    check_safetensors(path, "model", f"give a file that PaDiM.save wrote, or {_AGAIN}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -230,7 +232,12 @@ def _backbone(path: Path, about: About, weights: str | Path | None) -> Backbone:
     name = f"{about['arch']}.{saved['tag']}" if saved["tag"] else about["arch"]
     try:
         backbone = create_backbone(
-            name, weights, about["layers"], normalize=about["normalize"], dtype=about["backbone_dtype"]
+            name,
+            weights,
+            about["layers"],
+            normalize=about["normalize"],
+            dtype=about["backbone_dtype"],
+            image_size=about["image_size"],
         )
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(

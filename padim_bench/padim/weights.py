@@ -153,20 +153,73 @@ def _in_directory(arch: str, tag: str | None, directory: Path) -> Path | None:
 
 def _from_file(arch: str, path: Path, tag: str | None) -> Weights:
     """The label is the tag only for a file named after it, or one that the hub gave for it."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     named = path.name.removeprefix(f"{arch}.").removesuffix(".safetensors")
     tag = tag or (named if named in known_tags(arch) else None)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        with path.open("rb") as raw:
-            digest = hashlib.file_digest(raw, "sha256").hexdigest()
-    except (SafetensorError, OSError) as error:
-        raise PadimBenchError(f"cannot read weights {path} ({error}): fetch the file again") from error
+    check_safetensors(path, "weights", "fetch the file again")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    with path.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
     mean, std = _normalisation(arch, tag)
     label = f"{arch}.{tag}" if tag else f"{path.name} (sha256 {digest[:12]})"
     return Weights(arch, label, digest, True, mean, std, path, tag, note=metadata.get("note", ""))
+
+
+def check_safetensors(path: Path, what: str, mend: str) -> None:
+    """Raises PadimBenchError, in a line, for a file that safetensors cannot read; nothing is ever unpickled.
+
+    Args:
+        path: the file.
+        what: it should be, "weights" or "model".
+        mend: what to do about one that is torn or something else.
+    """
+    from safetensors import safe_open
+
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(512)
+    except OSError as error:
+        raise PadimBenchError(f"cannot read {what} {path} ({error.strerror or error}): check it") from error
+    if not start:
+        raise PadimBenchError(f"cannot read {what} {path} (it is empty): {mend}")
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise PadimBenchError(
+            f"cannot read {what} {path} (it is a git-LFS pointer to the file): fetch it: git lfs pull"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise PadimBenchError(
+            f"cannot read {what} {path} (it is a web page): fetch the file itself, not a page about it"
+        )
+    if start.startswith(_PICKLES) and start[8:9] != b"{":  # the header of safetensors, whatever its length
+        told = "it is a torch checkpoint, a pickle, and never opened here"
+        raise PadimBenchError(f"cannot read {what} {path} ({told}): {_conversion(path) if what == 'weights' else mend}")
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except Exception as error:  # of safetensors' many kinds
+        header = int.from_bytes(start[:8], "little")
+        torn = start[8:9] == b"{" and (path.stat().st_size < 8 + header or "ncomplete" in str(error))
+        told = f"it is torn: {error}" if torn else str(error)
+        raise PadimBenchError(f"cannot read {what} {path} ({told}): {mend}") from error
+
+
+# Of a zip file, as torch.save writes, and of what it wrote before 1.6.
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _conversion(path: Path) -> str:
+    """How to make a safetensors file of a torch checkpoint."""
+    code = (
+        "import torch, safetensors.torch as st; "
+        f"d = torch.load({path.name!r}, map_location='cpu', weights_only=True); "
+        "d = d.get('state_dict', d.get('model', d)); "
+        "st.save_file({k: v.clone().contiguous() for k, v in d.items()}, "
+        f"{path.with_suffix('.safetensors').name!r})"
+    )
+    return f'convert it, in its folder: python -c "{code}"'
 
 
 def _normalisation(arch: str, tag: str | None) -> tuple[Any, Any]:
