@@ -694,7 +694,7 @@ def _list(arguments: argparse.Namespace, output: _Output) -> None:
 
 
 def _list_backbones() -> list[tuple[str, str]]:
-    from padim_bench.padim.backbones import paper_layers
+    from padim_bench.padim.layers import paper_layers
     from padim_bench.padim.weights import known_tags
 
     rows = []

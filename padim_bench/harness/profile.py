@@ -21,7 +21,8 @@ from padim_bench.harness.measurements import check_measurements, keep_measuremen
 from padim_bench.harness.records import Record, check_writable, without_paths
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
-from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
+from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
+from padim_bench.padim.layers import layer_names
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import get_protocol

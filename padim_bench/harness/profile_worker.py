@@ -315,7 +315,7 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
 
 
 def _bench(category: Category, config: RunConfig, weights: Any) -> Bench:
-    backbone = Backbone(weights, config.layers).to(torch.device(config.device))
+    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(torch.device(config.device))
     grids = backbone.grids(config.protocol.size)  # of a blank image, which is the backbone's warm-up
     embedding = reduced_embedding(backbone.channels, grids, config.reduction, config.n_features, config.seed)
     return Bench(category, config, backbone, embedding)

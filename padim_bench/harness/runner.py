@@ -10,7 +10,6 @@ from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,10 @@ from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, d
 from padim_bench.harness.features import Features, extract, union_of_channels
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
-from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, layer_names
+from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.weights import Weights
@@ -129,7 +129,8 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
 def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
     weights, names = model.weights, layer_names(model.weights.arch, model.layers)
-    n_channels = sum(cached_backbone(weights, names, settings.device, settings.backbone_dtype).channels)
+    size = (model.protocol or settings.protocol).size
+    n_channels = sum(cached_backbone(weights, names, settings.device, settings.backbone_dtype, size).channels)
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)
     if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):
@@ -351,6 +352,7 @@ def run_unit(
             except PadimBenchError as error:  # the model knows no category
                 raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
             result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
+            result.resampled = bank.resampled
             record = _record(config, unit, loaded, result, timings, shared_peak)
             del result  # its state is gigabytes, and the next run makes its own
             keep(config, record)
@@ -365,7 +367,9 @@ class _Bank:
     def __init__(self, unit: Unit, loaded: LoadedCategory, timings: dict[str, float], progress: Progress) -> None:
         settings = unit.settings
         self.layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
-        backbone = cached_backbone(unit.weights, self.layers, settings.device, settings.backbone_dtype)
+        size = loaded.protocol.size
+        backbone = cached_backbone(unit.weights, self.layers, settings.device, settings.backbone_dtype, size)
+        self.resampled = backbone.resampled
         self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
         self.folding_error = backbone.folding_error
         self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
@@ -443,6 +447,7 @@ class Result:
     reason: str | None = None
     backbone_error: float = 0.0  # of the features, relative to float32
     folding_error: float | None = None  # of the features, by folding batch normalisations
+    resampled: tuple[str, ...] = ()  # names of weights that were resampled for the images' size
 
 
 def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:
@@ -554,7 +559,7 @@ def make_record(
         "reason": result.reason,
         "config": config.to_dict(),
         "dataset": dataset,
-        "weights": weights.to_dict(),
+        "weights": weights.to_dict() | ({"resampled": list(result.resampled)} if result.resampled else {}),
         "embedding": {
             "n_channels": sum(sum(e.layer_channels) for e in embeddings),
             "n_features": sum(e.n_features for e in embeddings),
@@ -583,9 +588,21 @@ def make_record(
     }
 
 
-@lru_cache(maxsize=4)
-def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str) -> Backbone:
-    return Backbone(weights, layers, dtype=dtype).to(device)
+_backbones: dict[tuple[object, ...], Backbone] = {}
+
+
+def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int) -> Backbone:
+    """A backbone for images of ``size`` pixels: the last four, networks that take any size once for all."""
+    shared: tuple[object, ...] = (weights, layers, device, dtype)
+    for key in (shared, (*shared, size)):
+        if key in _backbones:
+            _backbones[key] = _backbones.pop(key)  # the last to go
+            return _backbones[key]
+    backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
+    while len(_backbones) > 3:
+        del _backbones[next(iter(_backbones))]
+    _backbones[shared if backbone.any_size else (*shared, size)] = backbone
+    return backbone
 
 
 _last_loaded: LoadedCategory | None = None

@@ -120,7 +120,8 @@ def _run_scene(
     scene: Scene, config: RunConfig, model: ModelSpec, settings: Settings, digest: str, progress: Progress
 ) -> Record:
     memory, timings = PeakMemory(settings.device), dict[str, float]()
-    backbone = cached_backbone(model.weights, config.layers, settings.device, settings.backbone_dtype)
+    size = config.protocol.size
+    backbone = cached_backbone(model.weights, config.layers, settings.device, settings.backbone_dtype, size)
     embedding = reduced_embedding(
         backbone.channels,
         backbone.grids(config.protocol.size),

@@ -57,6 +57,7 @@ class WeightsFields(TypedDict):
     tag: str | None
     seed: _Count | None
     note: str
+    resampled: NotRequired[list[str]]
 
 
 class Score(TypedDict):

@@ -23,9 +23,10 @@ from padim_bench.harness.memory import state_bytes
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read
 from padim_bench.harness.runner import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
-from padim_bench.padim.backbones import Backbone, layer_names
+from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol, get_protocol
@@ -234,7 +235,7 @@ def _config(category: Category, weights: Weights, *, layers: str, **chosen: Any)
 
 
 def _rig(category: Category, weights: Weights, config: RunConfig) -> _Rig:
-    backbone = Backbone(weights, config.layers).to(torch.device(config.device))
+    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(torch.device(config.device))
     config = normalised(config, sum(backbone.channels))
     channels = draw_channels(sum(backbone.channels), config.n_features, config.seed)
     # The blank image that tells the grids is also the backbone's warm-up.

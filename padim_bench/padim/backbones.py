@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,21 @@ from torch import Tensor, nn
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.folding import fold_batch_norms, relative_error
+from padim_bench.padim.layers import (
+    Found,
+    Size,
+    check_names,
+    convolutional_layers,
+    empty_model,
+    feature_maps,
+    find_layers,
+    layer_names,
+    new_model,
+    prune,
+)
+from padim_bench.padim.untrained import fill_untrained, seeded
 from padim_bench.padim.weights import Weights, resolve_weights
 
-# The paper's "layers 7 (level 2), 20 (level 4), and 26 (level 5)" of EfficientNet-B5 fit no single way
-# of counting blocks. Each reading: (stage, block of that stage), both counted from 0, -1 the last.
-EFFICIENTNET_READINGS: dict[str, tuple[tuple[int, int], ...]] = {
-    "levels": ((1, -1), (3, -1), (4, -1)),  # last blocks of stages 2, 4 and 5: 40 + 128 + 176 channels
-    "from-zero": ((1, -1), (4, 0), (4, -1)),  # blocks 7, 20, 26 counted from 0: 40 + 176 + 176
-    "from-one": ((1, -2), (3, -1), (4, -2)),  # blocks 7, 20, 26 counted from 1: 40 + 128 + 176
-}
-LAYER_OPTIONS = ("paper", *EFFICIENTNET_READINGS)
 # Images at a time on a CPU: the activations of more leave the cache (ResNet18 7.0 ms an image, 9.7 by 32;
 # EfficientNet-B4 16 and 33).
 CPU_BATCH_SIZE = 8
@@ -32,28 +35,30 @@ BACKBONE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BACKBONE_ERROR_LIMIT = 0.05
 
 
-class _AllLayersSeen(Exception):
-    pass
-
-
 class Backbone(nn.Module):
     """A timm model cut after the last layer in use, which returns the outputs of the named layers.
 
     Args:
         weights: what to load, from :func:`resolve_weights`.
-        layers: names of timm modules, or "paper" (ResNets: layer1-3; EfficientNets: "levels"), or one
-            of ``EFFICIENTNET_READINGS``.
+        layers: names of timm modules or of its features, or "paper" (ResNets: layer1-3; EfficientNets: "levels"), or
+            one of ``EFFICIENTNET_READINGS``.
         normalize: whether images are normalised with the weights' own mean and standard deviation.
         dtype: a name in ``BACKBONE_DTYPES``, of convolutions and products (torch's autocast); see :meth:`check_dtype`.
         fold: whether batch normalisations may be folded into convolutions; see :func:`fold_batch_norms`.
+        image_size: side in pixels, or (H, W), of the images it is built for. Networks of convolutions take any other
+            too; where positions have embeddings, these are resampled by timm for this size, if it can.
 
     Attributes:
-        layers: the module names in use.
+        layers: the layers' names in use, as asked for.
         channels: channels of each layer.
+        image_size: (H, W) it was built for.
+        any_size: whether that makes no difference to it.
         folding_error: relative error of the features by folding; None where nothing was folded.
+        resampled: names of the weights that were resampled for ``image_size``.
 
     Raises:
-        PadimBenchError: unknown layers or dtype, layers without a spatial grid, or weights that do not fit.
+        PadimBenchError: unknown layers or dtype, layers of which it is not known where their cells lie, a size that
+            the model does not take, or weights that do not fit.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Backbone(nn.Module):
         normalize: bool = True,
         dtype: str = "float32",
         fold: bool = True,
+        image_size: int | Size = 224,
     ) -> None:
         super().__init__()
         if dtype not in BACKBONE_DTYPES:
@@ -71,19 +77,26 @@ class Backbone(nn.Module):
         self.weights = weights
         self.normalize = normalize
         self.dtype = dtype
-        self.model, self.layers, shapes = _build(weights.arch, layers)
-        self.channels = tuple(shape[1] for shape in shapes)
+        self.layers = layer_names(weights.arch, layers)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.model, found, self.any_size = _build(weights.arch, self.layers, self.image_size)
+        self._found, self._elsewhere = found, dict[Size, Found]()
+        self.channels = found.channels
+        # What is drawn for networks that take any size is the same whatever they are built for.
+        size = (224, 224) if self.any_size else self.image_size
+        run = partial(feature_maps, weights.arch, self.model, found.layers)
+        self.resampled: tuple[str, ...] = ()
         if weights.path is None:
-            _fill_untrained(self.model, self.layers, weights.seed or 0)
+            fill_untrained(self.model, run, weights.seed or 0, size)
         else:
-            _load(self.model, weights)
+            self.resampled = _load(self.model, weights, found.options)
         self.model.eval().requires_grad_(False)
         # The same sums in another order (1e-6 relative), in two thirds of the time (ResNet18) or half (B4).
         self.model.to(memory_format=torch.channels_last)
         # Folded, ResNet18 and WideResNet50-2 take 0.85 of the time, B4 0.65.
-        noise = torch.randn(1, 3, 224, 224, generator=_generator(0, "folding"), device="cpu")
-        run = partial(_run, self.model, self.layers, noise)
-        self.folding_error = fold_batch_norms(self.model, self.layers, run) if fold else None
+        noise = torch.randn(1, 3, *size, generator=seeded(0, "folding"), device="cpu")
+        modules = [layer.module for layer in found.layers]
+        self.folding_error = fold_batch_norms(self.model, modules, partial(run, noise)) if fold else None
         self.register_buffer("mean", torch.tensor(weights.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(weights.std).view(1, 3, 1, 1), persistent=False)
 
@@ -99,12 +112,32 @@ class Backbone(nn.Module):
 
         Raises:
             ValueError: images of another shape, or floating-point values outside 0..1.
+            PadimBenchError: a size that the model was not built for and does not take, or whatever timm's model raises.
         """
         prepared = self._prepare(images)
         if self.dtype == "float32":
-            return _run(self.model, self.layers, prepared)
+            return self._run(prepared)
         with torch.autocast(prepared.device.type, BACKBONE_DTYPES[self.dtype]):
-            return [feature.float() for feature in _run(self.model, self.layers, prepared)]
+            return [feature.float() for feature in self._run(prepared)]
+
+    def _run(self, prepared: Tensor) -> list[Tensor]:
+        layers = self._at((int(prepared.shape[2]), int(prepared.shape[3]))).layers
+        return feature_maps(self.weights.arch, self.model, layers, prepared)
+
+    def _at(self, size: Size) -> Found:
+        """Where the layers' cells lie at a size. Raises PadimBenchError if the model does not take it."""
+        if self.any_size or size == self.image_size:
+            return self._found
+        if size not in self._elsewhere:
+            other = find_layers(self.weights.arch, self.layers, size)
+            if other.options != self._found.options:
+                built = "x".join(map(str, self.image_size))
+                raise PadimBenchError(
+                    f"{self.weights.arch} was built for images of {built} pixels, not {size[0]}x{size[1]}: resize "
+                    "them, or build it for their size (image_size=, or a protocol of that size)"
+                )
+            self._elsewhere[size] = other
+        return self._elsewhere[size]
 
     @torch.no_grad()
     def check_dtype(self, images: Tensor) -> float:
@@ -114,7 +147,7 @@ class Backbone(nn.Module):
         """
         if self.dtype == "float32":
             return 0.0
-        exact = _run(self.model, self.layers, self._prepare(images))
+        exact = self._run(self._prepare(images))
         errors = [relative_error(feature, right) for feature, right in zip(self(images), exact, strict=True)]
         error = max(errors)
         if not all(e <= BACKBONE_ERROR_LIMIT for e in errors):  # NaN is not
@@ -145,151 +178,51 @@ class Backbone(nn.Module):
         return (images - mean) / std if self.normalize else images
 
 
-def _run(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
-    """Runs ``model`` until the last of ``layers`` has answered, and no further."""
-    found: dict[str, Tensor] = {}
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
-    nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = _to_nchw(output, name, prefix, nhwc=nhwc)
-            if len(found) == len(layers):
-                raise _AllLayersSeen
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
-    try:
-        model(x)
-    except _AllLayersSeen:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [found[name] for name in layers]
+def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Found, bool]:
+    """The pruned architecture, mostly without storage, its layers, and whether images of any size have that layout."""
+    model = empty_model(arch)
+    check_names(arch, model, names, size)
+    plain = convolutional_layers(arch, model, names, size)
+    if plain is not None:
+        return model, plain, True
+    found = find_layers(arch, names, size)
+    model = new_model(arch, found.options)
+    if all(value.is_meta for value in model.state_dict().values()):
+        prune(model, found.called)
+        try:
+            feature_maps(arch, model, found.layers, torch.empty(1, 3, *size, device="meta"))
+        except PadimBenchError:  # it reads what it does not call, or cannot be run without storage
+            model = new_model(arch, found.options)
+    return model, found, False
 
 
-def _to_nchw(output: Any, layer: str, prefix_tokens: int, *, nhwc: bool) -> Tensor:
-    """Square (B, C, H, W) from timm's three kinds of feature: NCHW, NHWC, tokens (B, N, C)."""
-    if not isinstance(output, Tensor):
-        raise PadimBenchError(f"layer {layer} gives a {type(output).__name__}, not a tensor: choose another")
-    if output.ndim == 4:
-        return output.permute(0, 3, 1, 2) if nhwc else output
-    if output.ndim == 3:
-        for tokens in (output, output[:, prefix_tokens:]):  # patch_embed gives no class token yet
-            side = math.isqrt(tokens.shape[1])
-            if side * side == tokens.shape[1]:
-                return tokens.mT.reshape(len(tokens), -1, side, side)
-    raise PadimBenchError(f"layer {layer} gives shape {tuple(output.shape)}: choose one with a spatial grid")
-
-
-def paper_layers(arch: str, layers: str = "paper") -> tuple[str, ...]:
-    """The paper's layers of an architecture (section IV-B), by timm module name.
-
-    Raises PadimBenchError for an architecture that the paper does not speak of.
-    """
-    import timm
-
-    with torch.device("meta"):
-        model: Any = timm.create_model(arch, pretrained=False)
-    if hasattr(model, "layer3") and layers == "paper":
-        return ("layer1", "layer2", "layer3")
-    if arch.startswith(("tf_efficientnet", "efficientnet")) and hasattr(model, "blocks"):
-        reading = EFFICIENTNET_READINGS["levels" if layers == "paper" else layers]
-        return tuple(
-            f"blocks.{stage}" if block == -1 else f"blocks.{stage}.{block % len(model.blocks[stage])}"
-            for stage, block in reading
-        )
-    offered = ", ".join(info["module"] for info in getattr(model, "feature_info", []) if "module" in info)
-    raise PadimBenchError(
-        f"the paper names no {'' if layers == 'paper' else layers + ' '}layers of {arch}: "
-        f"name them with --layers, e.g. from {offered or 'its named_modules()'}"
-    )
-
-
-def layer_names(arch: str, layers: str | Sequence[str] = "paper") -> tuple[str, ...]:
-    """timm module names of ``layers``: "paper", a named reading, names joined by "+", or names."""
-    if isinstance(layers, str) and layers in LAYER_OPTIONS:
-        return paper_layers(arch, layers)
-    return tuple(layers.split("+") if isinstance(layers, str) else layers)
-
-
-def _build(arch: str, layers: str | Sequence[str]) -> tuple[nn.Module, tuple[str, ...], list[torch.Size]]:
-    """The pruned architecture without storage, the layers' names and their output shapes at 224x224."""
-    import timm
-
-    names = layer_names(arch, layers)
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(arch, pretrained=False).eval()
-    known = dict(model.named_modules())
-    if unknown := [name for name in names if name not in known or not name]:
-        offered = ", ".join(i["module"] for i in getattr(model, "feature_info", []) if "module" in i)
-        raise PadimBenchError(f"{arch} has no layer {unknown[0]!r}: its stages are {offered or 'unknown'}")
-    if not names or len(set(names)) != len(names):
-        raise PadimBenchError(f"layers {names}: name at least one, and none twice")
-    # Buffers outside the state dict are computed when a model is built, so those need a real one.
-    stored = set(model.state_dict())
-    if any(name not in stored for name, _ in model.named_buffers()):
-        model = timm.create_model(arch, pretrained=False).eval()
-        return model, names, _probe(arch, model, names, torch.zeros(1, 3, 224, 224))
-    image = torch.empty(1, 3, 224, 224, device="meta")
-    called: set[str] = set()
-    handles = [
-        module.register_forward_pre_hook(lambda _m, _i, name=name: called.add(name)) for name, module in known.items()
-    ]
-    try:
-        _probe(arch, model, names, image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    _prune(model, "", called)
-    return model, names, _probe(arch, model, names, image)
-
-
-def _probe(arch: str, model: nn.Module, names: Sequence[str], image: Tensor) -> list[torch.Size]:
-    """Shapes of the layers' outputs; whatever a model raises on a 224x224 image is bad input."""
-    try:
-        with torch.no_grad():
-            return [f.shape for f in _run(model, names, image)]
-    except PadimBenchError:
-        raise
-    except KeyError as error:
-        raise PadimBenchError(f"{arch} never calls layer {error}: choose another") from error
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PadimBenchError(f"{arch} does not take 224x224 images ({reason[:200]}): choose another model") from error
-
-
-def _prune(module: nn.Module, path: str, called: set[str]) -> None:
-    """Replaces every part that the forward pass never entered, so that it is neither loaded nor stored."""
-    for name, child in list(module.named_children()):
-        full = f"{path}{name}"
-        if full in called or any(c.startswith(full + ".") for c in called):
-            _prune(child, full + ".", called)
-        else:
-            setattr(module, name, nn.Identity())
-
-
-def _load(model: nn.Module, weights: Weights) -> None:
-    """Fills the pruned model from a file, strictly for the layers in use."""
+def _load(model: nn.Module, weights: Weights, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fills the pruned model from a file, strictly for the layers in use; gives the names of what was resampled."""
     from safetensors import safe_open
 
     assert weights.path is not None
     needed = model.state_dict()
     optional = {k for k in needed if k.endswith("num_batches_tracked")}
+    resampled: dict[str, Tensor] = {}
     with safe_open(weights.path, framework="pt") as file:
         present = set(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in needed if name in present}
+        if options and any(shape != tuple(needed[name].shape) for name, shape in shapes.items()):
+            resampled = _resampled(weights, options, {name: file.get_tensor(name) for name in present})
         if missing := sorted(set(needed) - present - optional):
             raise PadimBenchError(
                 f"weights {weights.path} do not fit {weights.arch}: {len(missing)} of {len(needed)} tensors are "
                 f"missing, the first {missing[0]}: give a file of {weights.arch} in timm's names"
             )
+        changed = []
         for name in needed:
             if name not in present:
                 needed[name] = torch.zeros((), dtype=torch.int64)
                 continue
             value = file.get_tensor(name)
+            if value.shape != needed[name].shape and name in resampled:
+                value = resampled[name]
+                changed.append(name)
             if value.shape != needed[name].shape:
                 raise PadimBenchError(
                     f"weights {weights.path} do not fit {weights.arch}: {name} is {tuple(value.shape)}, "
@@ -299,47 +232,29 @@ def _load(model: nn.Module, weights: Weights) -> None:
                 raise PadimBenchError(f"weights {weights.path}: {name} has NaN or infinity: fetch the file again")
             needed[name] = value.to(torch.float32) if value.is_floating_point() else value
     model.load_state_dict(needed, strict=True, assign=True)
+    return tuple(changed)
 
 
-def _fill_untrained(model: nn.Module, layers: Sequence[str], seed: int) -> None:
-    """Normal weights of variance 1 / fan-in from a seed.
+def _resampled(weights: Weights, options: Mapping[str, Any], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's values in a model built with ``options``, position embeddings resampled as timm does it."""
+    import timm
 
-    Batch normalisation is calibrated on one batch of seeded multi-scale noise, with a gain of 1/4:
-    otherwise features shrink to nothing or grow to hundreds from stage to stage, and epsilon = 0.01
-    means something else than it does for trained features.
-    """
-    state = model.state_dict()
-    for name in state:
-        shape = state[name].shape
-        if not state[name].is_floating_point():
-            state[name] = torch.zeros(shape, dtype=state[name].dtype)
-        elif len(shape) > 1:
-            state[name] = torch.randn(shape, generator=_generator(seed, name)) / math.sqrt(math.prod(shape[1:]))
-        else:
-            one = name.endswith(("weight", "running_var", "gamma"))
-            state[name] = torch.full(shape, 1.0 if one else 0.0)
-    model.load_state_dict(state, strict=True, assign=True)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.constant_(norm.weight, 0.25)
-        norm.momentum = None  # plain averages, of one batch
-        norm.train()
-    noise = torch.zeros(4, 3, 224, 224)
-    for side in (7, 28, 56, 224):
-        coarse = torch.randn(4, 3, side, side, generator=_generator(seed, f"noise {side}"))
-        noise += nn.functional.interpolate(coarse, size=(224, 224)) / 2
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order, whatever the caller's threads
     try:
-        with torch.no_grad():
-            _run(model, layers, noise)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    """Each tensor draws from its own stream, so that it is the same whichever layers are in use."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(
+                weights.arch,
+                pretrained=True,
+                pretrained_cfg_overlay={"state_dict": values, "custom_load": False},
+                **options,
+            )
+    except Exception as error:  # of timm's, whichever
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PadimBenchError(
+            f"weights {weights.path} cannot be resampled by timm for {weights.arch} with "
+            f"{', '.join(f'{k}={v}' for k, v in options.items())} ({reason[:200]}): use images of the size they are for"
+        ) from error
+    found: dict[str, Tensor] = model.state_dict()
+    return found
 
 
 def create_backbone(

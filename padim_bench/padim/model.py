@@ -35,7 +35,8 @@ class PaDiM:
             exact in float32 storage and costs about twice the time of a fit. "dual" needs float32 alone.
         layers: "paper", a named reading, or timm module names.
         weights: safetensors file, directory of them, or "random"; None: the environment's, then the hub.
-        protocol: preset or :class:`Protocol`; its epsilon, interpolation and smoothing are used here.
+        protocol: preset or :class:`Protocol`; its epsilon, interpolation and smoothing are used here. A backbone
+            given by name is built for images of its size; those that take no other then refuse any other.
         device: where everything runs.
         normalize: False if the images are normalised already.
         backbone_dtype: "float32", or "bfloat16" where half the time is worth features that are off by about 1 %.
@@ -72,14 +73,15 @@ class PaDiM:
         _check_choice("strategy", strategy, STRATEGY_NAMES)
         _check_choice("dtype", dtype, tuple(STORAGE_DTYPES))
         _check_choice("compute_dtype", compute_dtype, tuple(COMPUTE_DTYPES))
+        self.protocol = get_protocol(protocol)
         if isinstance(backbone, str):
-            backbone = create_backbone(backbone, weights, layers, normalize=normalize, dtype=backbone_dtype)
+            options = {"normalize": normalize, "dtype": backbone_dtype, "image_size": self.protocol.size}
+            backbone = create_backbone(backbone, weights, layers, **options)
         self.device = torch.device(device)
         self.backbone = backbone.to(self.device)
         check_reduction(reduction, sum(backbone.channels), n_features, seed)
         self.n_features, self.seed, self.reduction = n_features, seed, reduction
         self.strategy, self.dtype, self.compute_dtype = strategy, dtype, compute_dtype
-        self.protocol = get_protocol(protocol)
         self.memory_limit = memory_limit
         self._image_size: tuple[int, int] | None = None
         self._moments: TrainingMoments | None = None

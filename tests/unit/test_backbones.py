@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
 
-from padim_bench import PadimBenchError, create_backbone
+from padim_bench import PaDiM, PadimBenchError, create_backbone
 from padim_bench.padim import backbones
 from padim_bench.padim import weights as weights_module
-from padim_bench.padim.backbones import paper_layers
+from padim_bench.padim.layers import paper_layers
 from padim_bench.padim.weights import resolve_weights
 
 IMAGES = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -117,6 +120,41 @@ def test_any_timm_model_with_layers_named_by_the_user(
     assert all(
         f.shape[1] == c and torch.isfinite(f).all() for f, c in zip(backbone(IMAGES), backbone.channels, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers", "message"),
+    [
+        (
+            "swin_tiny_patch4_window7_224",
+            "layers.0.blocks.0.attn",
+            r"\(448, 49, 96\) for 7 images \(windows, perhaps\)",
+        ),
+        ("vit_tiny_patch16_224", "fc_norm", "no spatial grid"),
+        ("resnet18", "layer1+fc", "no spatial grid"),
+        ("resnet18", "layer1.0.downsample", "no layer 'layer1.0.downsample'"),
+        ("crossvit_tiny_240", "blocks.0", "gives 2 maps: choose a module within it"),
+        ("coat_tiny", "serial_blocks2", "never calls layer 'serial_blocks2'"),
+        ("hrnet_w18_small", "stage9", "choose from stem, stage1, stage2, stage3, stage4$"),
+        ("twins_svt_small", "blocks", r"choose from block\.0, block\.1, block\.2, block\.3$|never calls layer"),
+    ],
+)
+def test_layers_without_a_map_are_refused_for_that_reason(arch: str, layers: str, message: str) -> None:
+    with pytest.raises(PadimBenchError, match=message) as refused:
+        create_backbone(arch, "random", layers)
+    assert "\n" not in str(refused.value)
+    assert "224" not in str(refused.value).replace(arch, "")  # the size has nothing to do with it
+
+
+def test_a_layer_that_the_model_writes_to_later_is_what_it_was() -> None:
+    """bn1's output, which the activation after it then changes in place."""
+    both = create_backbone("resnet18", "random", "bn1+layer1", fold=False)
+    alone = create_backbone("resnet18", "random", "bn1", fold=False)
+    given = both(IMAGES)[0]
+    assert float(given.min()) < 0
+    assert torch.equal(given, alone(IMAGES)[0])
+    folded = create_backbone("resnet18", "random", "bn1+layer1")(IMAGES)[0]
+    torch.testing.assert_close(folded, given, rtol=1e-4, atol=1e-4)
 
 
 def test_vit_tokens_keep_their_places() -> None:
@@ -227,6 +265,58 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) ->
         create_backbone("resnet18", tmp_path / "torn.safetensors")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_checkpoint_is_named_and_the_command_given_converts_it(tmp_path: Path, *, legacy: bool) -> None:
+    state = {"state_dict": timm.create_model("resnet10t", pretrained=False).state_dict()}
+    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        PadimBenchError, match=r"net\.pth \(it is a torch checkpoint, .*never opened here\): convert"
+    ) as told:
+        resolve_weights("resnet10t", tmp_path / "net.pth")
+    assert "\n" not in str(told.value)
+    with pytest.raises(
+        PadimBenchError, match=r"net\.pth \(it is a torch checkpoint.*give a file that PaDiM\.save wrote"
+    ):
+        PaDiM.load(tmp_path / "net.pth")
+    command = str(told.value).partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True, timeout=120)
+    assert resolve_weights("resnet10t", tmp_path / "net.safetensors").trained
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "git-LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html></html>", "web page"),
+        (b"abc", "fetch the file again"),
+        (b"\xff" * 900, "fetch the file again"),
+        ((200).to_bytes(8, "little") + b'{"a":', "torn"),
+    ],
+)
+def test_files_that_hold_no_weights_are_named_for_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "resnet18.safetensors"
+    path.write_bytes(content)
+    for read in (lambda: resolve_weights("resnet18", tmp_path), lambda: PaDiM.load(path)):
+        with pytest.raises(
+            PadimBenchError, match=rf"cannot read (weights|model) .*resnet18\.safetensors.*{message}|model"
+        ):
+            read()
+    with pytest.raises(PadimBenchError, match=message):
+        resolve_weights("resnet18", path)
+
+
+def test_a_header_whose_length_reads_like_a_pickle_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    for length in range(0x0270, 0x0290, 8):  # 0x0280 begins as a pickle of protocol 2 does
+        save_file({"a": torch.zeros(1)}, path, {"note": "x" * (length - 100)})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    else:
+        pytest.fail("no such header drawn")
+    assert resolve_weights("resnet18", path).note.startswith("x")
+
+
 def test_unused_layers_need_not_be_in_the_file(tmp_path: Path, resnet_file: Path) -> None:
     state = timm.create_model("resnet18", pretrained=False, checkpoint_path=str(resnet_file)).state_dict()
     trunk = {k: v for k, v in state.items() if not k.startswith(("layer4", "fc")) and "num_batches" not in k}
@@ -254,9 +344,42 @@ def test_images_that_are_not_square_keep_their_axes() -> None:
     assert first.shape == (1, 64, 64, 80)
 
 
-def test_a_model_of_another_input_size_is_refused_in_a_line() -> None:
-    with pytest.raises(PadimBenchError, match=r"vit_small_patch16_384 does not take 224x224 images"):
-        create_backbone("vit_small_patch16_384", "random", ("blocks.3",))
+def test_a_model_is_built_for_the_images_and_refuses_others_in_a_line(resnet_file: Path) -> None:
+    fixed = create_backbone("vit_tiny_patch16_384", "random", ("blocks.1",))  # 384 pixels, unless timm is told
+    assert fixed.grids(224) == ((14, 14),)
+    assert not fixed.any_size
+    with pytest.raises(PadimBenchError, match=r"was built for images of 224x224 pixels, not 256x256: resize them"):
+        fixed(torch.zeros(1, 3, 256, 256, dtype=torch.uint8))
+    wide = create_backbone("vit_tiny_patch16_224", "random", ("blocks.1",), image_size=(224, 288))
+    assert wide(torch.zeros(1, 3, 224, 288, dtype=torch.uint8))[0].shape == (1, 192, 14, 18)
+    assert create_backbone("resnet18", resnet_file, image_size=64).any_size
+    with pytest.raises(PadimBenchError, match=r"halonet_h1 does not take images of 224x224 pixels .*, but of 256x256"):
+        create_backbone("halonet_h1", "random", ("stages.0",))
+
+
+def test_position_embeddings_of_a_file_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    arch, layers = "deit_tiny_patch16_224", ("blocks.0", "blocks.2")
+    torch.manual_seed(0)
+    whole = timm.create_model(arch, pretrained=False)
+    nn.init.normal_(whole.pos_embed)
+    state = whole.state_dict()
+    save_file(state, tmp_path / f"{arch}.safetensors")
+    with torch.no_grad():
+        overlay = {"state_dict": state, "custom_load": False}
+        theirs = timm.create_model(arch, pretrained=True, img_size=160, pretrained_cfg_overlay=overlay).eval()
+        images = torch.rand(2, 3, 160, 160)
+        expected = theirs.forward_intermediates(images, indices=[0, 2], intermediates_only=True)
+    ours = create_backbone(arch, tmp_path, layers, image_size=160, normalize=False)
+    assert ours.resampled == ("pos_embed",)
+    for found, right in zip(ours(images), expected, strict=True):
+        assert found.shape == (2, 192, 10, 10)
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    assert create_backbone(arch, tmp_path, layers).resampled == ()
+
+
+def test_dinov2_runs_at_the_papers_size() -> None:
+    backbone = create_backbone("vit_small_patch14_dinov2", "random", "blocks.3+blocks.6")
+    assert backbone.grids(224) == ((16, 16), (16, 16))
 
 
 def test_bfloat16_is_checked_against_float32_and_gives_float32(monkeypatch: pytest.MonkeyPatch) -> None:
