@@ -63,7 +63,7 @@ def decode(
     """
     try:
         with _pillows_limits_lifted():
-            image = Image.open(io.BytesIO(content), formats=_formats())
+            image = Image.open(io.BytesIO(content), formats=formats_read())
             check_size(image.size, path)
             if turn is not None and image.width * image.height > _LARGE:
                 turn.enter_context(_one_large)
@@ -141,7 +141,7 @@ def _max_pixels() -> int | None:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats_read() -> tuple[str, ...]:
     """Those of ``IMAGE_FORMATS`` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
@@ -149,10 +149,10 @@ def _formats() -> tuple[str, ...]:
 
 def _why_unidentified(content: bytes) -> str:
     begin = content[:16].ljust(16, b"\0")
-    begun = [name for name in _formats() if (accept := Image.OPEN[name][1]) is not None and accept(begin)]
+    begun = [name for name in formats_read() if (accept := Image.OPEN[name][1]) is not None and accept(begin)]
     if begun:
         return f"a damaged {begun[0]}, or a kind of it that is not read"
-    return f"no format that is read: {', '.join(_formats())}"
+    return f"no format that is read: {', '.join(formats_read())}"
 
 
 def _one_line(error: Exception) -> str:

@@ -90,10 +90,12 @@ def printable(text: str) -> str:
 
 # Images.
 
+# Of ``decoding.IMAGE_FORMATS``.
 IMAGE_SUFFIXES = frozenset(
     {
         ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
-        ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif", ".tga", ".pcx", ".sgi", ".qoi",
+        ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs",
+        ".tga", ".icb", ".vda", ".vst", ".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".qoi",
     }
 )  # fmt: skip
 _NAMED = 3  # of each reason, in a note

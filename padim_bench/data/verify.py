@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from padim_bench.data.decoding import formats_read
 from padim_bench.data.folder import open_folder
 from padim_bench.data.listing import is_folder, spelled, subfolders
 from padim_bench.data.loading import load_category
@@ -195,7 +196,7 @@ def _header_problem(sample: Sample) -> str:
         if path is None:
             continue
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats_read()) as image:
                 sizes.append(sorted(image.size))  # whichever way it is turned
         except Exception as error:  # a damaged file makes Pillow raise nearly anything
             return f"{path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"

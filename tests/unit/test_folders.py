@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from padim_bench import PadimBenchError, Protocol, folder, mvtec
+from padim_bench.data.decoding import IMAGE_FORMATS
+from padim_bench.data.listing import IMAGE_SUFFIXES
 from padim_bench.data.loading import load_category, sample_name, split_digest
 from padim_bench.data.mvtec import MVTEC_AD, list_categories, looks_normal, official_split
 from padim_bench.data.samples import Category
@@ -22,9 +24,12 @@ SMALL = Protocol("small", resize=16, crop=12)
 
 
 def draw(*paths: Path) -> None:
+    """An image at each path; in ground_truth and masks a mask."""
     for i, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
+        if {"ground_truth", "masks"} & set(path.parts):
+            pixels = np.pad(np.full((3, 3), 255, dtype=np.uint8), (2, 3))
         Image.fromarray(pixels).save(path)
 
 
@@ -202,6 +207,15 @@ def test_images_of_every_suffix_that_is_read_are_read(tmp_path: Path) -> None:
     category = mvtec(tmp_path, "part")
     assert (len(category.train), category.notes) == (12, ())
     assert len(load_category(category, SMALL).train) == 12
+
+
+def test_every_suffix_of_a_format_that_is_read_is_listed_and_no_other() -> None:
+    Image.init()
+    of_formats = {suffix for suffix, name in Image.registered_extensions().items() if name in IMAGE_FORMATS}
+    assert of_formats <= IMAGE_SUFFIXES
+    assert {s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s, "none") not in IMAGE_FORMATS} <= {
+        suffix for suffix in IMAGE_SUFFIXES if suffix not in Image.registered_extensions()
+    }
 
 
 def test_what_is_left_out_is_counted_and_named_by_reason_in_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -62,11 +66,14 @@ def of(root: Path, name: str, **options: object) -> CategoryReport:
 
 
 def said_by_a_run(root: Path, name: str) -> str:
-    """What listing and loading refuse, or nothing."""
+    """What listing, planning and loading refuse, or nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         try:
-            load_category(mvtec(root, name), get_protocol("paper"))
+            category = mvtec(root, name)
+            if len(category.train) == 1:
+                return "1 training image, a covariance needs at least 2: add normal images"
+            load_category(category, get_protocol("paper"))
         except PadimBenchError as error:
             return str(error)
     return ""
@@ -254,3 +261,61 @@ def test_a_truncated_image_is_a_problem_of_the_deep_check_alone(small: Path) -> 
     truncate(small / "bottle/train/good/001.png")
     assert "train/good/001.png" in of(small, "bottle").problems[0]
     assert verify(small, deep=False).ok
+
+
+# Trees drawn at random.
+
+FOLDERS = ["good", "good", "dent", "dent", "Good", "ok", "lost+found", ".hidden", "hole|a,b", os.fsdecode(b"\xff")]
+NAMES = ["000.png", "001.png", "002.jpg", "000.jpg", "000_mask.png", "001_mask.png", "a.txt", "._b.png", "Thumbs.db"]
+
+
+def draw_file(path: Path, draw: random.Random) -> None:
+    """An image or a mask, mostly sound."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    kind = draw.choice(["sound"] * 20 + ["empty", "dangling", "pipe", "folder", "noise"])
+    if kind == "sound" and path.suffix in {".png", ".jpg"}:
+        (save_mask if path.stem.endswith("_mask") else save)(path)
+    elif kind == "dangling":
+        path.symlink_to("/nowhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(draw.randbytes(50) if kind == "noise" else b"")
+
+
+def draw_tree(base: Path, draw: random.Random) -> None:
+    for i in range(3):
+        draw_file(base / "train" / "good" / f"{i:03}.png", draw)
+    defects = draw.sample(FOLDERS, k=draw.randint(1, 3))
+    for defect in defects:
+        for name in draw.sample(NAMES, k=draw.randint(1, 3)):
+            draw_file(base / "test" / defect / name, draw)
+            if draw.random() < 0.7:
+                draw_file(base / "ground_truth" / defect / f"{Path(name).stem}_mask.png", draw)
+    if draw.random() < 0.3:
+        shutil.rmtree(base / "ground_truth", ignore_errors=True)
+    for _ in range(draw.randint(0, 2)):
+        part = draw.choice(["train", "test", "ground_truth", "validation"])
+        draw_file(base / part / draw.choice(FOLDERS) / draw.choice(FOLDERS) / draw.choice(NAMES), draw)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are no bytes here")
+def test_of_any_tree_verify_says_what_a_run_would_say(tmp_path: Path) -> None:
+    deadline, outcomes = time.monotonic() + 15, []
+    for seed in range(120):
+        root = tmp_path / str(seed)
+        draw_tree(root / "part", random.Random(seed))
+        said, report = said_by_a_run(root, "part"), of(root, "part")
+        assert report.ok == (not said), (seed, said, report.problems)
+        assert not said or said in report.problems, (seed, said, report.problems)
+        assert not any("\n" in line for line in (*report.problems, *report.notes))
+        for note in report.notes:
+            note.encode("utf-8")
+        outcomes.append(bool(said))
+        if time.monotonic() > deadline:
+            break
+    assert {True, False} == set(outcomes)
