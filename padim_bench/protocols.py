@@ -6,7 +6,7 @@ the others differ between public implementations and explain part of the gaps be
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from padim_bench.errors import PadimBenchError
@@ -124,7 +124,7 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; ``bits`` only where there are any, so that records and ids of before it stay as they were."""
-        fields = asdict(self)
+        fields = dict(vars(self))
         if self.bits is None:
             del fields["bits"]
         return fields
