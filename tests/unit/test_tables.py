@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from padim_bench import PadimBenchError
+from padim_bench.console import printable
 from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.report.render import NONE, to_csv, to_latex, to_markdown
 from padim_bench.report.spec import load_spec, read_paper, specs_folder
@@ -505,7 +506,7 @@ def test_names_of_categories_break_no_format(name: str) -> None:
     markdown, latex = to_markdown(table), to_latex(table)
     for block in (b for b in markdown.split("\n\n") if b.startswith("|")):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
-    shown = re.sub(r"\s+", " ", name).replace("|", "\\|")
+    shown = printable(name).replace("|", "\\|")
     assert f"\n| {shown} | 91.00 |" in markdown
     assert all(line.startswith(("# ", "## ", "| ", "|:", "- ")) for line in markdown.splitlines() if line)
     assert line_of(table, "R18-Rd100", "pro", name)["ours"] == "91.00"
