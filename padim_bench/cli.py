@@ -309,9 +309,6 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
-    parser.add_argument(
-        "--bits", type=_positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
-    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=_positive, default=None, help="default: torch's")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -326,6 +323,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     _shared(parser)
     parser.add_argument(
         "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
+    )
+    parser.add_argument(
+        "--bits", type=_positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
     )
     parser.add_argument("--batch-size", type=_positive, help="images at a time; default 8, on a GPU 32")
     parser.add_argument(

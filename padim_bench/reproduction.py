@@ -194,7 +194,9 @@ def reproduce(
 
     writer = _Writer(results, on_message)
     if settings.protocol != get_protocol("paper") and (fixed := [n for n in names if n not in FOLLOW_PROTOCOL]):
-        on_message(f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol and --compare-at say")
+        on_message(
+            f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol, --compare-at and --bits say"
+        )
     if settings.backbone_dtype != "float32" and (timed := [n for n in names if n in {"table7", "table8"}]):
         on_message(f"{', '.join(timed)}: measured with the backbone in float32, whatever --backbone-dtype says")
     for name in names:

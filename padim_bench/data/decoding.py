@@ -61,35 +61,52 @@ def decode(
     Raises:
         PadimBenchError: no such image, a damaged one, or one beyond the limits of :func:`check_size`.
     """
+    with _refusals(path, content), _pillows_limits_lifted():
+        image = Image.open(io.BytesIO(content), formats=formats_read())
+        check_size(image.size, path)
+        if turn is not None and image.width * image.height > _LARGE:
+            turn.enter_context(_one_large)
+        pages = image.format != "MPO" and _has_pages(image)  # a camera's second picture is a preview
+        image.info[_WIDE] = _has_wide_channels(image)
+        image.info[_STATED] = 12 if any(_raw_mode(tile) == "I;12" for tile in image.tile) else None
+        _decode_as_native(image)
+        if low_bytes:
+            _read_low_bytes(image, path)
+        image.load()
+    if pages and notes is not None:
+        notes.add("pages", path)
+    return _upright(image, path, notes)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) that an image's header states, before it is turned upright. Raises as :func:`decode` does."""
     try:
-        with _pillows_limits_lifted():
-            image = Image.open(io.BytesIO(content), formats=formats_read())
-            check_size(image.size, path)
-            if turn is not None and image.width * image.height > _LARGE:
-                turn.enter_context(_one_large)
-            pages = image.format != "MPO" and _has_pages(image)  # a camera's second picture is a preview
-            image.info[_WIDE] = _has_wide_channels(image)
-            image.info[_STATED] = 12 if any(_raw_mode(tile) == "I;12" for tile in image.tile) else None
-            _decode_as_native(image)
-            if low_bytes:
-                _read_low_bytes(image, path)
-            image.load()
+        with path.open("rb") as file:
+            begin = file.read(16)
+            with _refusals(path, begin), _pillows_limits_lifted():
+                size = Image.open(file, formats=formats_read()).size
+    except OSError as error:
+        raise PadimBenchError(f"cannot read {path}: {error.strerror}: check the file and its permissions") from error
+    check_size(size, path)
+    return size
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, content: bytes) -> Iterator[None]:
+    """Whatever Pillow raises of a file is PadimBenchError, one line that names it."""
+    try:
+        yield
     except PadimBenchError:
         raise
     except UnidentifiedImageError as error:  # its text names only the buffer
         raise _unreadable(path, _why_unidentified(content)) from error
     except MemoryError as error:
         raise PadimBenchError(f"not enough memory to decode {path}: scale it down, or use fewer --threads") from error
-    except ValueError as error:
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         if "MAX_TEXT" in str(error):
             mib = f"{_TEXT_LIMIT >> 20} MiB"
             raise PadimBenchError(f"{path} holds more than {mib} of text beside its pixels: save it without") from error
-        raise _unreadable(path, _one_line(error)) from error
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise _unreadable(path, _one_line(error)) from error
-    if pages and notes is not None:
-        notes.add("pages", path)
-    return _upright(image, path, notes)
+        raise _unreadable(path, " ".join(f"{error}".split()) or type(error).__name__) from error
 
 
 def is_wide(image: Image.Image) -> bool:
@@ -153,10 +170,6 @@ def _why_unidentified(content: bytes) -> str:
     if begun:
         return f"a damaged {begun[0]}, or a kind of it that is not read"
     return f"no format that is read: {', '.join(formats_read())}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 def _unreadable(path: Path, why: str) -> PadimBenchError:

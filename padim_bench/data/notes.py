@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from padim_bench.data.listing import spelled
+
 Kind = Literal["soft mask", "classes", "alpha", "full mask", "large mask", "empty mask", "pages", "exif", "wide"]
 
 # Of one file, and of several.
@@ -62,7 +64,7 @@ class Notes:
 
 def _first(paths: dict[Path, int]) -> str:
     first = min(paths)
-    return f"{first.parent.name}/{first.name}"
+    return spelled(f"{first.parent.name}/{first.name}")
 
 
 def _on_range(wide: dict[Path, int], bits: int | None) -> list[str]:

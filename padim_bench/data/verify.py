@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from padim_bench.data.decoding import formats_read
+from padim_bench.data.decoding import stored_size
 from padim_bench.data.folder import open_folder
 from padim_bench.data.listing import is_folder, spelled, subfolders
 from padim_bench.data.loading import load_category
@@ -196,8 +194,7 @@ def _header_problem(sample: Sample) -> str:
         if path is None:
             continue
         try:
-            with Image.open(path, formats=formats_read()) as image:
-                sizes.append(sorted(image.size))  # whichever way it is turned
-        except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            return f"{path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+            sizes.append(sorted(stored_size(path)))  # whichever way it is turned
+        except PadimBenchError as error:
+            return str(error)
     return f"mask {sample.mask} is not of its image's size" if len(sizes) == 2 and sizes[0] != sizes[1] else ""

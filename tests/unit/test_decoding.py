@@ -20,7 +20,8 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from padim_bench import PaDiM, PadimBenchError, Protocol, load_images, mvtec
 from padim_bench.cli import main
-from padim_bench.data.decoding import IMAGE_FORMATS, MAX_PIXELS, MAX_SIDE
+from padim_bench.data.decoding import IMAGE_FORMATS, MAX_PIXELS, MAX_SIDE, stored_size
+from padim_bench.data.listing import IMAGE_SUFFIXES
 from padim_bench.data.loading import load_category
 from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import read_image
@@ -268,6 +269,7 @@ CORNER = np.zeros((16, 32, 3), dtype=np.uint8)
 CORNER[:4, :8] = 255  # top left as stored
 
 
+@pytest.mark.filterwarnings("ignore:Tag data larger")  # Pillow's
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
 def test_an_image_is_turned_whatever_other_tags_say(kind: str, odd: str, tmp_path: Path) -> None:
@@ -323,7 +325,7 @@ def test_only_formats_that_are_read_are_opened(tmp_path: Path) -> None:
     Image.init()
     others = sorted(set(Image.SAVE) & set(Image.OPEN) - set(IMAGE_FORMATS))
     assert {"EPS", "ICNS", "SPIDER"} <= set(others)
-    for name in ("EPS", "ICO", "IM", "DDS", "BLP"):
+    for name in ("EPS", "ICO", "DDS", "BLP"):
         out = io.BytesIO()
         Image.new("P" if name == "BLP" else "RGB", (16, 16)).save(out, name)
         message = refused(save(tmp_path / "image.png", out.getvalue()))
@@ -342,6 +344,23 @@ def test_every_format_is_read(name: str, tmp_path: Path) -> None:
     pixels, notes = read(save(tmp_path / "image", out.getvalue()))
     assert np.abs(pixels.astype(int) - np.array([200, 30, 10])[:, None, None]).max() < 8
     assert notes == ()
+
+
+def test_what_is_listed_is_what_is_opened() -> None:
+    by_suffix = Image.registered_extensions()
+    assert {by_suffix[suffix] for suffix in IMAGE_SUFFIXES} == {*IMAGE_FORMATS} & {*by_suffix.values()}
+
+
+def test_the_size_is_known_by_the_header_alone(tmp_path: Path) -> None:
+    path = save(tmp_path / "image.png", Image.fromarray(CORNER), exif=orientation(6))
+    path.write_bytes(path.read_bytes()[:-24])  # the rest may be lost
+    assert stored_size(path) == (32, 16)
+    for content, said in ((b"%!PS-Adobe-3.0 EPSF-3.0", "no format"), (png(500_000, 2, 8, 0, b""), "a side")):
+        with pytest.raises(PadimBenchError, match=said) as raised:
+            stored_size(save(tmp_path / "other.png", content))
+        assert str(tmp_path / "other.png") in str(raised.value)
+    with pytest.raises(PadimBenchError, match=r"cannot read .*missing\.png"):
+        stored_size(tmp_path / "missing.png")
 
 
 def test_a_file_of_a_rare_kind_is_said_to_be_of_its_format(tmp_path: Path) -> None:

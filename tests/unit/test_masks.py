@@ -256,6 +256,18 @@ def test_masks_that_do_not_tell_are_refused(content: bytes, said: str, tmp_path:
     assert said in refused(content, tmp_path)
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("quality", [50, 75, 95])
+def test_real_masks_saved_as_jpeg_are_what_they_were(quality: int, real_data: Path, tmp_path: Path) -> None:
+    paths = sorted(real_data.glob("*/ground_truth/*/*.png"))[::5]
+    wrong = pixels = 0
+    for path in paths:
+        truth, _ = read_mask(path)
+        mask, _ = read(encoded(Image.open(path).convert("L"), "JPEG", quality=quality), tmp_path)
+        wrong, pixels = wrong + int((mask != truth).sum()), pixels + int(truth.sum())
+    assert wrong < (0.03 if quality == 50 else 0.005) * pixels
+
+
 # Of a whole category.
 
 
