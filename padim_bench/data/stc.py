@@ -261,9 +261,10 @@ def _read(clip: Clip, protocol: Protocol, every: int) -> Iterator[Frame]:
 
 
 def _binary(truth: NDArray[Any], path: Path | None, index: int) -> NDArray[np.bool_]:
-    """Where the ground truth of a frame is not 0. Raises PadimBenchError, naming the file, for NaN."""
-    if np.isnan(truth).any():
-        raise PadimBenchError(f"{path} has NaN for frame {index}: save it as 0 (normal) and 1 (anomalous)")
+    """Where the ground truth of a frame is not 0. Raises PadimBenchError, naming the file, for NaN and below 0."""
+    if not (truth >= 0).all():
+        what = "NaN" if np.isnan(truth).any() else "negative values"
+        raise PadimBenchError(f"{path} has {what} for frame {index}: save it as 0 (normal) and 1 (anomalous)")
     return np.asarray(truth != 0)
 
 

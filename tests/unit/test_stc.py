@@ -276,6 +276,19 @@ def test_another_number_of_masks_than_frames_is_refused(name: str, count: int, t
     assert f"{tmp_path / 'testing' / 'frames' / '01_0014'} has 4" in message
 
 
+@pytest.mark.parametrize("name", [MASKS, LABELS])
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "NaN"), (-1.0, "negative values")])
+def test_truth_that_is_neither_normal_nor_anomalous_is_refused(
+    name: str, value: float, said: str, tmp_path: Path
+) -> None:
+    make_tree(tmp_path)
+    spoilt = np.load(tmp_path / name).astype(float)
+    spoilt[2] = value
+    save_array(tmp_path / name, spoilt)
+    message = message_of(lambda: list(read_frames(anomalous_clip(tmp_path), SMALL)))
+    assert f"{tmp_path / name} has {said} for frame 2" in message
+
+
 def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     make_tree(tmp_path)
     save_array(tmp_path / MASKS, np.zeros((4, WIDTH, HEIGHT), dtype=np.uint8))
