@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import CommandLine, Contents, Reply, contents, record_files, start
+from support import CommandLine, Contents, Reply, contents, lines_said, record_files, start
 
 from padim_bench.harness.environment import commit
 from padim_bench.harness.executors import open_executor
@@ -97,7 +97,7 @@ def test_ctrl_c_keeps_the_finished_runs_and_says_in_a_line_how_to_resume(
     reply, kept = _stopped_after_the_first_record(command, tmp_path, signal.SIGINT)
     assert reply.code == 130
     assert reply.out == ""
-    (line,) = reply.err.splitlines()
+    (line,) = lines_said(reply.err)
     assert re.fullmatch(
         r"padim-bench: interrupted: \d+ of 6 runs are finished and kept; the same command resumes", line
     )
