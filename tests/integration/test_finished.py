@@ -12,6 +12,8 @@ from support import CommandLine, assert_refused, contents, record_files
 SMALL = ("--backbone", "resnet18", "--weights", "random", "--n-features", 20, "--threads", 1)
 TABLES = (
     "reproduce",
+    "--dataset",
+    "mvtec-ad",
     "table3",
     "seeds",
     "--weights",
