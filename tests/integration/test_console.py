@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import support
 from support import CommandLine, assert_refused, record_files, start
 
 from padim_bench.cli import main
@@ -188,7 +189,7 @@ def test_a_signal_ends_a_run_in_a_line_and_keeps_what_is_finished(
         process.send_signal(sent)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (code, "")
-    (line,) = [x for x in err.splitlines() if "elapsed" not in x]  # on a busy machine it says that it is at work
+    (line,) = support.lines_said(err)
     assert line.startswith(said)
     assert line.endswith("of 24 runs are finished and kept; the same command resumes")
     assert not list(tmp_path.rglob("*.tmp"))
@@ -214,7 +215,7 @@ def test_an_interruption_while_it_loads_is_no_traceback(tmp_path: Path, module: 
     (tmp_path / f"{module}.py").write_text(text)
     root = Path(__file__).parents[2]
     done = _shell(f"trap - INT; {PADIM_BENCH} doctor", PYTHONPATH=f"{tmp_path}{os.pathsep}{root}")
-    assert (done.returncode, _lines(done.stderr)) == (130, ["padim-bench: interrupted"])
+    assert (done.returncode, support.lines_said(done.stderr.decode())) == (130, ["padim-bench: interrupted"])
 
 
 @posix
@@ -302,7 +303,7 @@ def test_want_of_memory_is_known_by_whatever_words_and_wherever_it_began(error: 
 def test_a_small_address_space_is_one_line_that_names_the_limit(tiny: Path, tmp_path: Path, gigabytes: float) -> None:
     limit = f"ulimit -v {int(gigabytes * 2**20)}"
     done = _shell(f"{limit}; {PADIM_BENCH} {' '.join(RUN)} --data '{tiny}' --results '{tmp_path}'")
-    (line,) = _lines(done.stderr)
+    (line,) = support.lines_said(done.stderr.decode())
     assert done.returncode == 2
     assert line.startswith("padim-bench: error: out of memory")
     assert f"limited to {gigabytes * 2**30 / 1e9:.1f} GB (ulimit -v)" in line

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import record_files
+from support import CommandLine, record_files
 
 import padim_bench
 from padim_bench.harness import environment
@@ -76,7 +76,7 @@ def test_no_module_depends_silently_on_what_only_unix_has() -> None:
 
 
 def test_a_run_on_a_bare_system_gives_the_same_numbers_and_says_what_was_not_measured(
-    tiny: Path, tmp_path: Path
+    cli: CommandLine, tiny: Path, tmp_path: Path
 ) -> None:
     run = ("run", "--backbone", "resnet18", "--weights", "random", "--n-features", 10, "--threads", 1)
     run = (*run, "--data", tiny, "--categories", "bottle", "--json")
@@ -84,11 +84,7 @@ def test_a_run_on_a_bare_system_gives_the_same_numbers_and_says_what_was_not_mea
     assert done.returncode == 0, done.stderr
     (there,) = json.loads(done.stdout)["runs"]
     assert there["memory_bytes"] is None
-    usual = subprocess.run(
-        [sys.executable, "-m", "padim_bench", *map(str, run), "--results", str(tmp_path / "usual")],
-        capture_output=True, text=True, check=True, timeout=280,
-    )  # fmt: skip
-    (here,) = json.loads(usual.stdout)["runs"]
+    (here,) = cli(*run, "--results", tmp_path / "usual").runs
     assert there["metrics"] == here["metrics"]
     assert here["memory_bytes"] > 10**7
     names = [path.name for folder in ("bare", "usual") for path in record_files(tmp_path / folder)]
@@ -96,8 +92,8 @@ def test_a_run_on_a_bare_system_gives_the_same_numbers_and_says_what_was_not_mea
     (record,) = map(json.loads, (p.read_text(encoding="utf-8") for p in record_files(tmp_path / "bare")))
     assert record["memory"]["peak_rss_bytes"] is None
     assert all("\\" not in score["image"] for score in record["scores"])
-    again = _bare(tmp_path, *run, "--results", tmp_path / "bare")
-    assert json.loads(again.stdout)["runs"][0]["resumed"] is True
+    (again,) = cli(*run, "--results", tmp_path / "bare").runs
+    assert again["resumed"]
 
 
 def test_a_profile_on_a_bare_system_has_no_peak_and_is_written(tiny: Path, tmp_path: Path) -> None:
