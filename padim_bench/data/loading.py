@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from padim_bench.data.decoding import header_pixels
 from padim_bench.data.listing import spelled
 from padim_bench.data.masks import read_mask
 from padim_bench.data.notes import Notes
@@ -183,10 +181,8 @@ def mask_pixels(category: Category, protocol: Protocol) -> int:
         return len(category.test) * protocol.size**2
     total = 0
     for sample in category.test:
-        with suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(sample.image) as image:
-                rows, columns = original_crop(image.size, protocol)
+        if (size := header_pixels(sample.image)) is not None:
+            rows, columns = original_crop(size, protocol)
             total += (rows.stop - rows.start) * (columns.stop - columns.start)
     return total
 
