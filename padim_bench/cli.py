@@ -191,6 +191,21 @@ def _real(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number") from None
 
 
+def _bytes(text: str) -> int:
+    """A size as 1500000, 500MB or 2GiB."""
+    units = {"": 1} | {f"{p}{b}": n for i, p in enumerate("kmgt", 1) for b, n in (("", 1000**i), ("b", 1000**i),
+                                                                                 ("ib", 1024**i))}  # fmt: skip
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text.strip()[len(number) :].strip().lower()
+    try:
+        value = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size as 500MB or 2GiB") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 byte or more")
+    return value
+
+
 def _features(text: str) -> list[int | None]:
     return [None if part == "all" else _positive(part) for part in _some(text)]
 
@@ -335,6 +350,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="of the backbone; bfloat16 takes half the time where the processor has it, and its error is recorded",
     )
     parser.add_argument(
+        "--memory-limit",
+        type=_bytes,
+        metavar="SIZE",
+        help="of what grows with the number of images, as 500MB or 2GiB (the default), for each process; past it "
+        "images are decoded batch by batch and features folded into running moments, as a line then says",
+    )
+    parser.add_argument(
         "--executor",
         default="serial",
         help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
@@ -362,6 +384,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
     from padim_bench.harness.runner import Settings
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
+    from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
     from padim_bench.protocols import get_protocol
 
     given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
@@ -374,6 +397,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         arguments.device,
         threads,
         getattr(arguments, "batch_size", None) or usual,
+        getattr(arguments, "memory_limit", None) or DEFAULT_MEMORY_LIMIT,
         backbone_dtype=getattr(arguments, "backbone_dtype", "float32"),
     )
 

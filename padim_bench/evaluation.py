@@ -6,19 +6,20 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim_bench.data.loading import load_category
+from padim_bench.data.loading import CategoryReader, mask_pixels
 from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import DataWarning, PadimBenchError
 from padim_bench.metrics._truth import as_mask
-from padim_bench.metrics.pro import average_pro
-from padim_bench.metrics.roc import detection_metrics
+from padim_bench.metrics.pro import StreamedPRO, StreamingPRO, average_pro
+from padim_bench.metrics.roc import StreamedValue, StreamingROC, detection_metrics
 from padim_bench.protocols import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -104,15 +105,77 @@ def load_images(
 
 
 def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[str, float]:
-    """Scores the test images of ``category`` and returns :func:`compute_metrics` of them."""
+    """Scores the test images of ``category``, decoded batch by batch, and returns :func:`compute_metrics` of them.
+
+    Where maps and masks would pass the model's ``memory_limit``, pixel metrics come from histograms
+    (:class:`Maps`), with a warning that gives their error bounds.
+    """
     import torch
 
-    loaded = load_category(category, model.protocol)
-    _warn(loaded.notes)
-    results = [model.score(batch) for batch in torch.split(torch.from_numpy(loaded.test), batch_size)]
-    maps = torch.cat([m for m, _ in results]).cpu()
-    scores = torch.cat([s for _, s in results]).cpu().numpy()
-    return compute_metrics(loaded.labels, scores, loaded.masks, maps_at(loaded.masks, maps, model.protocol))
+    protocol = model.protocol
+    reader = CategoryReader(category, protocol, threads=torch.get_num_threads())
+    pixels = mask_pixels(category, protocol) if category.has_masks else 0
+    maps, scores = Maps(protocol, exact=BYTES_PER_PIXEL * pixels <= model.memory_limit), []
+    with closing(reader.batches("test", batch_size)) as batches:
+        for images, masks in batches:
+            found, maxima = model.score(torch.from_numpy(images))
+            maps.add(found.cpu(), masks)
+            scores.append(maxima.cpu())
+    _warn(reader.notes())
+    metrics, bounds = maps.metrics(reader.labels, torch.cat(scores).numpy())
+    if bounds:
+        told = ", ".join(f"{name} within {bound:.1e}" for name, bound in bounds.items())
+        warnings.warn(f"{category.name}: too many pixels to hold, metrics are from histograms: {told}", stacklevel=2)
+    return metrics
+
+
+# What exact pixel metrics hold of a pixel: map, mask, copies of both in a row, those of anomaly-free pixels, sorted.
+BYTES_PER_PIXEL = 16
+
+
+class Maps:
+    """Anomaly maps and masks of test images, for the metrics of all of them.
+
+    Args:
+        protocol: at which resolution they are compared.
+        exact: hold them; else pixels are counted into histograms (:class:`StreamingROC`,
+            :class:`StreamingPRO`), which do not grow, and pixel metrics have an error bound.
+    """
+
+    def __init__(self, protocol: Protocol, *, exact: bool = True) -> None:
+        self.protocol, self.exact = protocol, exact
+        self.maps: list[NDArray[np.float32]] = []
+        self.masks: list[NDArray[np.bool_]] = []
+        self._roc = None if exact else StreamingROC()
+        self._pro = None if exact else StreamingPRO()
+
+    def add(self, maps: Tensor, masks: Sequence[NDArray[np.bool_]] | None) -> None:
+        """Adds maps (B, S, S) and their masks; None where the category has none, of which nothing is kept."""
+        if masks is None:
+            return
+        for score_map, mask in zip(maps_at(masks, maps, self.protocol), masks, strict=True):
+            if self._roc is None or self._pro is None:
+                self.maps.append(score_map)
+                self.masks.append(mask)
+            else:
+                self._roc.update(score_map, mask)
+                self._pro.update(score_map, mask)
+
+    def metrics(
+        self, labels: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """:func:`compute_metrics` of all that was added, and the error bounds of those that are not exact."""
+        if self._roc is None or self._pro is None:
+            pixels = (self.masks, self.maps) if self.masks else (None, None)
+            return compute_metrics(labels, scores, *pixels), {}
+        found: dict[str, StreamedValue | StreamedPRO] = {
+            "pixel_auroc": self._roc.compute(),
+            "pixel_ap": self._roc.average_precision(),
+            "pixel_f1_max": self._roc.f1_max(),
+            "pro": self._pro.compute(),
+        }
+        metrics = compute_metrics(labels, scores) | {k: v.value for k, v in found.items()}
+        return metrics, {k: v.error_bound for k, v in found.items()}
 
 
 def _warn(lines: Sequence[str]) -> None:

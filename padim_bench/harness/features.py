@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from padim_bench.padim.backbones import Backbone
@@ -29,6 +27,18 @@ class Features:
             selected.append(take_channels(self.layers[name].flatten(2), held))
         return embedding.project(selected)
 
+    def images(self, start: int, stop: int) -> Features:
+        """Those of some of the images, as views."""
+        return Features({name: layer[start:stop] for name, layer in self.layers.items()}, self.kept)
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.layers.values())))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers.values())
+
     def covers(self, kept: dict[str, Tensor]) -> bool:
         """Whether all of those channels are held."""
         return all(name in self.kept and bool(torch.isin(k, self.kept[name]).all()) for name, k in kept.items())
@@ -45,20 +55,22 @@ def union_of_channels(embeddings: Sequence[tuple[Sequence[str], PatchEmbedding]]
 
 def extract(
     backbone: Backbone,
-    images: NDArray[np.uint8],
+    batches: Iterable[Tensor],
+    n: int,
     kept: dict[str, Tensor],
     *,
-    batch_size: int,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> Features:
-    """One backbone pass over ``images`` (n, 3, S, S)."""
+    """One backbone pass over ``n`` images, in batches (B, 3, S, S)."""
     out: dict[str, Tensor] = {}
     done = 0
-    for batch in torch.split(torch.from_numpy(images), batch_size):
+    for batch in batches:
         for name, feature in zip(backbone.layers, backbone(batch), strict=True):
+            if name not in kept:
+                continue
             part = feature[:, kept[name].to(feature.device)]
             if name not in out:  # filled in place: a list and its concatenation would be held twice
-                out[name] = part.new_empty(len(images), *part.shape[1:])
+                out[name] = part.new_empty(n, *part.shape[1:])
             out[name][done : done + len(batch)] = part
         done += len(batch)
         on_images(len(batch))

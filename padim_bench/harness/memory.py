@@ -116,7 +116,7 @@ def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> in
 def _one_position(strategy: str, dtype: str, n: int, d: int) -> int:
     import torch
 
-    from padim_bench.harness.runner import torch_threads
+    from padim_bench.harness.torch_settings import torch_threads
     from padim_bench.padim.embedding import PatchEmbedding
     from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 

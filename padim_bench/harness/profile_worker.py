@@ -30,8 +30,9 @@ from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.fresh import answer
 from padim_bench.harness.profile import GATES, VOID, ProfileModel, ProfileSettings, profile_config, verdict
 from padim_bench.harness.records import Record
-from padim_bench.harness.runner import fit_moments, full_precision, stopwatch, torch_threads
+from padim_bench.harness.runner import fit_moments
 from padim_bench.harness.timing import describe
+from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,24 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim_bench.data.loading import LoadedCategory, load_category, load_masks, sample_name, split_digest
+from padim_bench.data.loading import sample_name, split_digest
 from padim_bench.data.mvtec import official_split
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.evaluation import compute_metrics, f1_thresholds, maps_at
+from padim_bench.evaluation import Maps, f1_thresholds
+from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
+from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, done_elsewhere, worker_address
-from padim_bench.harness.features import Features, extract, union_of_channels
+from padim_bench.harness.features import Features
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
+from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
-from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
+from padim_bench.padim.backbones import CPU_BATCH_SIZE
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.layers import layer_names
-from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, score_features
-from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
+from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, score_features
+from padim_bench.padim.reduction import check_reduction
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
@@ -210,11 +211,14 @@ def run(
                 said.add(note)
                 on_message(f"note: {config.category}: {note}")
 
+    for line in dict.fromkeys(line for unit in todo for line in statements(unit)):
+        on_message(line)
+    session = Session()
     try:
         with Progress(sum(_steps(u) for u in todo), enabled=show_progress) as progress:
             if executor is None:
                 for unit in todo:
-                    run_unit(unit, keep, progress)
+                    run_unit(unit, keep, progress, session)
             else:
                 failures: dict[str, Exception] = {}
                 away = [_with_full_paths(unit) for unit in todo]
@@ -232,8 +236,6 @@ def run(
                     raise _in_one(failures, f"{len(outcomes)} of {total} runs are finished and kept")
     except KeyboardInterrupt as error:
         raise Interrupted(len(outcomes), total) from error
-    finally:
-        _recent_features.clear()  # hundreds of megabytes, which no other call would use
     return [outcomes[config] for unit in units for config in unit.configs]
 
 
@@ -322,115 +324,39 @@ def run_unit(
     unit: Unit,
     keep: Callable[[RunConfig, Record], None] = lambda _config, _record: None,
     progress: Progress | None = None,
+    session: Session | None = None,
 ) -> list[Record]:
-    """Decodes, extracts features once, and runs every configuration of the unit.
+    """Runs every configuration of the unit, from one backbone pass or as many as the memory limit asks for.
 
     Args:
         unit: what to run.
         keep: given each record as soon as it is made.
         progress: advanced by image and stage.
+        session: images and features of units that ran before; None for none.
     """
     settings, name = unit.settings, unit.category.name
     progress = progress or Progress(None, enabled=False)
-    timings: dict[str, float] = {}
+    records = []
     with _one_unit, torch_threads(settings.threads), full_precision():
-        memory = PeakMemory(settings.device)
-        progress.stage(name, "decode")
-        with stopwatch(timings, "decode", settings.device):
-            loaded = _load(unit.category, unit.configs[0].protocol, settings, progress.advance)
-        bank = _Bank(unit, loaded, timings, progress)
-        shared_peak = memory.read()
-        masks = {loaded.protocol.mask_choices: loaded.masks}
-        records = []
-        for config in unit.configs:
-            progress.stage(name, f"{config.model_name} {config.strategy}")
-            if (choices := config.protocol.mask_choices) not in masks:
-                kept = load_masks(unit.category, config.protocol, threads=settings.threads)
-                masks[choices] = kept if loaded.masks is not None else None
-            try:
-                result = _run_one(config, bank, replace(loaded, masks=masks[choices]), settings)
-            except PadimBenchError as error:  # the model knows no category
-                raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
-            result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
-            result.resampled = bank.resampled
-            record = _record(config, unit, loaded, result, timings, shared_peak)
-            del result  # its state is gigabytes, and the next run makes its own
-            keep(config, record)
-            records.append(record)
-            progress.advance(len(loaded.train) + len(loaded.test))
+        memory, timings = PeakMemory(settings.device), dict[str, float]()
+        bank = open_bank(unit, plan_unit(unit), session or Session(), timings, progress)
+        for configs in bank.groups():
+            shared_peak = memory.read()
+            for config in configs:
+                progress.stage(name, f"{config.model_name} {config.strategy}")
+                try:
+                    result = _run_one(config, bank, settings)
+                except PadimBenchError as error:  # the model knows no category
+                    raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
+                result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
+                result.resampled = bank.resampled
+                record = _record(config, unit, bank, result, timings, shared_peak)
+                del result  # its state is gigabytes, and the next run makes its own
+                keep(config, record)
+                records.append(record)
+                progress.advance(len(unit.category.train) + len(unit.category.test))
+            memory = PeakMemory(settings.device)
     return records
-
-
-class _Bank:
-    """Features of a unit's training and test images, from one backbone pass, and embeddings of them."""
-
-    def __init__(self, unit: Unit, loaded: LoadedCategory, timings: dict[str, float], progress: Progress) -> None:
-        settings = unit.settings
-        self.layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
-        size = loaded.protocol.size
-        backbone = cached_backbone(unit.weights, self.layers, settings.device, settings.backbone_dtype, size)
-        self.resampled = backbone.resampled
-        self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
-        self.folding_error = backbone.folding_error
-        self._grids = dict(zip(self.layers, backbone.grids(loaded.protocol.size), strict=True))
-        self._channels = dict(zip(self.layers, backbone.channels, strict=True))
-        self._components: dict[tuple[str, ...], Tensor] = {}
-        self._timings = timings
-        # Projections, whichever they are, need all channels; a selection needs those it draws.
-        everything = {"pca", "semi-orthogonal", "none"}
-        kept = union_of_channels(
-            [
-                (names, self._embedding(replace(c, reduction="none") if c.reduction in everything else c, names))
-                for c in unit.configs
-                for names in _members(c)
-            ]
-        )
-        pixels = hashlib.sha256(loaded.train.data)
-        pixels.update(loaded.test.data)
-        key = (unit.weights.sha256, settings.device, settings.backbone_dtype, loaded.protocol.size, pixels.hexdigest())
-        found = _recent_features.get(key)
-        if found is None or not (found[0].covers(kept) and found[1].covers(kept)):
-            while len(_recent_features) > 1:  # one more than this, for two backbones that take turns
-                del _recent_features[next(iter(_recent_features))]
-            parts = []
-            for part, images in (("train", loaded.train), ("test", loaded.test)):
-                progress.stage(unit.category.name, f"{unit.weights.arch} {part}")
-                with stopwatch(timings, f"backbone_{part}", settings.device):
-                    n = settings.batch_size
-                    parts.append(extract(backbone, images, kept, batch_size=n, on_images=progress.advance))
-            found = _recent_features[key] = (parts[0], parts[1])
-        else:
-            progress.advance(len(loaded.train) + len(loaded.test))
-        self.train, self.test = found
-
-    def embedding(self, config: RunConfig, names: tuple[str, ...]) -> PatchEmbedding:
-        """The embedding of one member of a configuration; principal components are computed once per layers."""
-        if config.reduction == "pca" and names not in self._components:
-            whole = self._embedding(replace(config, reduction="none"), names)
-            with stopwatch(self._timings, "principal_components"):
-                moments = ChannelMoments(whole)
-                moments.update(self.train.select(names, whole))
-                self._components[names] = principal_components(moments)[0]
-        return self._embedding(config, names)
-
-    def _embedding(self, config: RunConfig, names: tuple[str, ...]) -> PatchEmbedding:
-        return reduced_embedding(
-            tuple(self._channels[name] for name in names),
-            tuple(self._grids[name] for name in names),
-            config.reduction,
-            config.n_features,
-            config.seed,
-            self._components.get(names),
-        )
-
-
-# Of the last units, by weights and pixels: a protocol that changes nothing on these images costs no pass.
-_recent_features: dict[tuple[object, ...], tuple[Features, Features]] = {}
-
-
-def _members(config: RunConfig) -> list[tuple[str, ...]]:
-    """The layers of each model of a configuration: one model, or for a sum of maps one per layer."""
-    return [(name,) for name in config.layers] if config.fusion == "sum" else [config.layers]
 
 
 @dataclass
@@ -450,95 +376,102 @@ class Result:
     resampled: tuple[str, ...] = ()  # names of weights that were resampled for the images' size
 
 
-def _run_one(config: RunConfig, bank: _Bank, loaded: LoadedCategory, settings: Settings) -> Result:
+def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Settings) -> Result:
     memory = PeakMemory(settings.device)
     timings: dict[str, float] = {}
     embeddings: list[PatchEmbedding] = []
     fitted: list[PatchGaussians] = []
     try:
-        embeddings += [bank.embedding(config, names) for names in _members(config)]
+        embeddings += [bank.embedding(config, names) for names in members(config)]
         with stopwatch(timings, "fit", settings.device):
-            for names, embedding in zip(_members(config), embeddings, strict=True):
-                moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
-                moments.update(bank.train.select(names, embedding))
-                fitted.append(fit_moments(config, moments))
+            for names, embedding in zip(members(config), embeddings, strict=True):
+                moments, last = bank.moments(config, names, embedding)
+                fitted.append(fit_moments(config, moments, consume=last))
                 del moments
     except StrategyInvalidError as error:
         return Result(timings, memory.read(), embeddings, reason=str(error))
-    with stopwatch(timings, "score", settings.device):
-        selected = [bank.test.select(names, e) for names, e in zip(_members(config), embeddings, strict=True)]
-        maps, scores = _score(config, fitted, selected, settings.batch_size)
-        del selected
+    maps, parts = Maps(config.protocol, exact=bank.exact(config)), []
+    for features, masks in bank.tested(config, timings):
+        with stopwatch(timings, "score", settings.device):
+            found, scores = _score(config, fitted, embeddings, features)
+            parts.append(scores)
+        with stopwatch(timings, "metrics", settings.device):
+            maps.add(found, masks)
+        del features, found
+    scores = torch.cat(parts)
     with stopwatch(timings, "metrics", settings.device):
-        at_masks = maps_at(loaded.masks, maps, config.protocol)
-        metrics = compute_metrics(loaded.labels, scores.numpy(), loaded.masks, at_masks)
-    extra: dict[str, Any] = dict(f1_thresholds(loaded.labels, scores.numpy()))
-    if "pro_variants" in config.extras and loaded.masks is not None:
+        metrics, bounds = maps.metrics(bank.labels, scores.numpy())
+    extra: dict[str, Any] = dict(f1_thresholds(bank.labels, scores.numpy()))
+    if bounds:
+        extra["error_bounds"] = bounds
+    if "pro_variants" in config.extras and maps.masks:
         with stopwatch(timings, "extras", settings.device):
-            arrays = np.stack(at_masks), np.stack(loaded.masks)
+            arrays = np.stack(maps.maps), np.stack(maps.masks)
             extra["pro_variants"] = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
     return Result(timings, memory.read(), embeddings, fitted, metrics, extra, scores)
 
 
 def fit_moments(
-    config: RunConfig, moments: TrainingMoments, *, on_positions: Callable[[int], None] = lambda _: None
+    config: RunConfig,
+    moments: TrainingMoments,
+    *,
+    consume: bool = True,
+    on_positions: Callable[[int], None] = lambda _: None,
 ) -> PatchGaussians:
-    """The Gaussians of a configuration from its training moments, which are used up; raises as ``fit_gaussians``."""
+    """The Gaussians of a configuration from its training moments, by default used up; raises as ``fit_gaussians``."""
     return fit_gaussians(
         moments,
         epsilon=config.protocol.epsilon,
         strategy=config.strategy,
         storage=config.dtype,
-        consume=True,
+        consume=consume,
         on_positions=on_positions,
     )
 
 
 def _score(
-    config: RunConfig, fitted: Sequence[PatchGaussians], selected: Sequence[Sequence[Tensor]], batch_size: int
+    config: RunConfig, fitted: Sequence[PatchGaussians], embeddings: Sequence[PatchEmbedding], features: Features
 ) -> tuple[Tensor, Tensor]:
+    """Maps and scores of the images that ``features`` are of."""
     size = (config.protocol.size, config.protocol.size)
-    results = []
-    size_at_once = max(batch_size, _SCORED_AT_ONCE)
-    for start in range(0, selected[0][0].shape[1], size_at_once):
-        parts = [[layer[:, start : start + size_at_once] for layer in layers] for layers in selected]
-        results.append(score_features(list(zip(fitted, parts, strict=True)), size, config.protocol))
-    return torch.cat([m for m, _ in results]).cpu(), torch.cat([s for _, s in results]).cpu()
-
-
-# The whole state is read once for each batch of distances, so these are larger than the backbone's.
-_SCORED_AT_ONCE = 32
+    selected = [features.select(names, e) for names, e in zip(members(config), embeddings, strict=True)]
+    maps, scores = score_features(list(zip(fitted, selected, strict=True)), size, config.protocol)
+    return maps.cpu(), scores.cpu()
 
 
 def _record(
     config: RunConfig,
     unit: Unit,
-    loaded: LoadedCategory,
+    bank: HeldBank | StreamedBank,
     result: Result,
     shared_timings: dict[str, float],
     shared_peak: dict[str, Any],
 ) -> Record:
-    category = unit.category
+    category, facts = unit.category, bank.facts
     peaks = {k: larger(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
     dataset = {
         "name": category.dataset,
         "category": category.name,
         "kind": category.kind,
-        "split_digest": loaded.split_digest,
+        "split_digest": facts.split_digest,
         "n_train": len(category.train),
         "n_test": len(category.test),
-        "n_anomalous": int(loaded.labels.sum()),
+        "n_anomalous": int(facts.labels.sum()),
         "has_masks": category.has_masks,
         "official_split": official_split(category),
-        "image_sizes": loaded.image_sizes,
-        "notes": [*category.notes, *loaded.notes],
+        "image_sizes": facts.image_sizes,
+        "notes": [*category.notes, *facts.notes],
         "resolution": config.protocol.resolution,
     }
     names = [sample_name(category, s) for s in category.test]
     shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or config.reduction == "pca"}
     result.timings = shared | result.timings
-    result.memory = peaks | {"features_peak_rss_bytes": shared_peak["peak_rss_bytes"]}
-    return make_record(config, unit.weights, dataset, result, names, loaded.labels.tolist())
+    result.memory = peaks | {
+        "features_peak_rss_bytes": shared_peak["peak_rss_bytes"],
+        "images": bank.how,
+        "limit_bytes": unit.settings.memory_limit,
+    }
+    return make_record(config, unit.weights, dataset, result, names, facts.labels.tolist())
 
 
 def make_record(
@@ -586,78 +519,6 @@ def make_record(
         "environment": environment(config.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-_backbones: dict[tuple[object, ...], Backbone] = {}
-
-
-def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int) -> Backbone:
-    """A backbone for images of ``size`` pixels: the last four, networks that take any size once for all."""
-    shared: tuple[object, ...] = (weights, layers, device, dtype)
-    for key in (shared, (*shared, size)):
-        if key in _backbones:
-            _backbones[key] = _backbones.pop(key)  # the last to go
-            return _backbones[key]
-    backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
-    while len(_backbones) > 3:
-        del _backbones[next(iter(_backbones))]
-    _backbones[shared if backbone.any_size else (*shared, size)] = backbone
-    return backbone
-
-
-_last_loaded: LoadedCategory | None = None
-
-
-def _load(category: Category, protocol: Protocol, settings: Settings, on_image: Callable[[], None]) -> LoadedCategory:
-    """Decoded images of the last category are kept for the next backbone, while the files are what they were."""
-    global _last_loaded  # noqa: PLW0603 - a cache of one, too large for lru_cache to keep two while loading
-    if (
-        _last_loaded is None
-        or _last_loaded.category != category
-        or _last_loaded.protocol.image_choices != protocol.image_choices
-        or _last_loaded.protocol.mask_choices != protocol.mask_choices
-        or _last_loaded.split_digest != split_digest(category, threads=settings.threads)
-    ):
-        _last_loaded = None
-        _last_loaded = load_category(category, protocol, threads=settings.threads, on_image=on_image)
-    else:
-        for _ in (*category.train, *category.test):
-            on_image()
-    return _last_loaded
-
-
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """torch's intra-op threads inside the block, as they were after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Without TF32, by default used for a GPU's convolutions, which would carry errors of 1e-3."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def stopwatch(timings: dict[str, float], stage: str, device: str = "cpu") -> Iterator[None]:
-    """Adds the seconds of the block to ``timings[stage]``, the device's work included."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
 
 
 __all__ = ["Interrupted", "ModelSpec", "Outcome", "Settings", "Unit", "plan", "run", "run_unit"]

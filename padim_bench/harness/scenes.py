@@ -18,6 +18,7 @@ from torch import Tensor
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
+from padim_bench.harness.budget import HISTOGRAM_BYTES, NEVER, cached_backbone, share, told, training_cost
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.records import Record, as_read, check_writable, read_records, write_record
@@ -27,15 +28,14 @@ from padim_bench.harness.runner import (
     Outcome,
     Result,
     Settings,
-    cached_backbone,
     fit_moments,
-    full_precision,
     make_record,
     model_config,
-    stopwatch,
-    torch_threads,
 )
+from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.roc import StreamingROC
+from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.reduction import reduced_embedding
@@ -57,7 +57,7 @@ def run_scenes(
     Args:
         scenes: from ``data.stc.stc``.
         models: their reductions may draw, not learn: "pca" is refused.
-        settings: ``memory_limit`` bounds the features held between two foldings.
+        settings: ``memory_limit`` bounds the features held between two foldings, and the moments where it can.
         results: folder of records.
         every: of each clip's frames, the first and then every so many; recorded.
 
@@ -83,8 +83,18 @@ def run_scenes(
                         outcomes.append(Outcome(config, *existing[run_id], resumed=True))
                         continue
                     check_writable(results / "records")
+                    backbone = cached_backbone(
+                        model.weights,
+                        config.layers,
+                        settings.device,
+                        settings.backbone_dtype,
+                        config.protocol.size,
+                    )
+                    room, line = _room(scene, config, backbone, settings)
+                    if line:
+                        on_message(line)
                     progress.stage(f"scene {scene.name}", config.model_name)
-                    record = _run_scene(scene, config, model, settings, digest, progress)
+                    record = _run_scene(scene, config, model, backbone, room, settings, digest, progress)
                     read = as_read(record)
                     outcomes.append(Outcome(config, write_record(results, record), read, resumed=False))
                     if record["status"] != "ok":
@@ -116,20 +126,38 @@ def _batches(clips: Sequence[Clip], config: RunConfig) -> Iterator[list[Frame]]:
         yield batch
 
 
+def _embedding(config: RunConfig, backbone: Backbone) -> PatchEmbedding:
+    grids = backbone.grids(config.protocol.size)
+    return reduced_embedding(backbone.channels, grids, config.reduction, config.n_features, config.seed)
+
+
+def _room(scene: Scene, config: RunConfig, backbone: Backbone, settings: Settings) -> tuple[int | None, str]:
+    """Bytes of features to hold before they are folded (None: all of them), and the line that says so."""
+    n, limit = _frames(scene.train, config.every), settings.memory_limit
+    cost = training_cost(_embedding(config, backbone), config.compute_dtype, n, config.batch_size)
+    (room,), needed = share([cost], limit - HISTOGRAM_BYTES)
+    if room is None:
+        return None, ""
+    return room, (
+        f"scene {scene.name}, {config.model_name}: features of {n:,} training frames would take {told(cost.held)}, "
+        f"over the limit of {told(limit)} (--memory-limit): folded into running moments; about "
+        f"{told(needed + HISTOGRAM_BYTES)} needed beside the model"
+    )
+
+
 def _run_scene(
-    scene: Scene, config: RunConfig, model: ModelSpec, settings: Settings, digest: str, progress: Progress
+    scene: Scene,
+    config: RunConfig,
+    model: ModelSpec,
+    backbone: Backbone,
+    room: int | None,
+    settings: Settings,
+    digest: str,
+    progress: Progress,
 ) -> Record:
     memory, timings = PeakMemory(settings.device), dict[str, float]()
-    size = config.protocol.size
-    backbone = cached_backbone(model.weights, config.layers, settings.device, settings.backbone_dtype, size)
-    embedding = reduced_embedding(
-        backbone.channels,
-        backbone.grids(config.protocol.size),
-        config.reduction,
-        config.n_features,
-        config.seed,
-    )
-    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], settings.memory_limit)
+    embedding = _embedding(config, backbone)
+    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], NEVER if room is None else room)
     sizes: set[str] = set()
     result = Result(timings, {}, [embedding])
 
@@ -159,7 +187,7 @@ def _run_scene(
             _score_scene(scene, config, result.gaussians[0], selected, result, names, labels)
     except StrategyInvalidError as error:
         result.reason = str(error)
-    result.memory = memory.read()
+    result.memory = memory.read() | {"images": "streamed", "limit_bytes": settings.memory_limit}
     dataset = {
         "name": dataset_name(scene),
         "category": scene.name,

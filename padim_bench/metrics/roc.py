@@ -74,18 +74,18 @@ def _checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[n
 
 
 @dataclass(frozen=True)
-class StreamedAUROC:
-    """AUROC from histograms, and a bound: the exact value lies within ``value`` +- ``error_bound``."""
+class StreamedValue:
+    """A metric from histograms, and a bound: the exact value lies within ``value`` +- ``error_bound``."""
 
     value: float
     error_bound: float
 
 
 class StreamingROC:
-    """Pixel AUROC in bounded memory, for sets whose maps do not fit: 16 MB whatever the number of pixels.
+    """Pixel AUROC, AP and F1-max in bounded memory, for sets whose maps do not fit: 16 MB whatever the pixels.
 
     Scores are binned by the leading bits of their float32 representation (bins are 1/2048 of their score
-    wide). A pair in one bin counts as a tie, a half, where it may be worth 0 or 1.
+    wide). Of AUROC a pair in one bin counts as a tie, a half, where it may be worth 0 or 1.
 
     Example:
         >>> roc = StreamingROC()
@@ -109,15 +109,52 @@ class StreamingROC:
         self._positives += other._positives
         self._negatives += other._negatives
 
-    def compute(self) -> StreamedAUROC:
+    def compute(self) -> StreamedValue:
         """The value and its error bound; NaN, with a warning, when only one class has been seen."""
+        if self._undefined("AUROC"):
+            return StreamedValue(float("nan"), float("nan"))
         total_positives, total_negatives = int(self._positives.sum()), int(self._negatives.sum())
-        if not total_positives or not total_negatives:
-            warnings.warn("scores: only one class present; AUROC is NaN", stacklevel=2)
-            return StreamedAUROC(float("nan"), float("nan"))
         # As fractions: the counts of pairs of many large maps would not fit int64.
         positives = self._positives / total_positives
         tied = self._negatives / total_negatives
         below = (np.cumsum(self._negatives) - self._negatives) / total_negatives
         half = float(positives @ tied) / 2
-        return StreamedAUROC(float(positives @ below) + half, half)
+        return StreamedValue(float(positives @ below) + half, half)
+
+    def average_precision(self) -> StreamedValue:
+        """AP and its error bound; NaN, with a warning, when only one class has been seen.
+
+        Inside a bin positives and negatives are taken to alternate evenly; the bound is that of all
+        negatives above all positives, and of all positives tied above all negatives.
+        """
+        if self._undefined("AP"):
+            return StreamedValue(float("nan"), float("nan"))
+        p, q, tp, fp = self._from_the_top()
+        weights = p / p.sum()
+        value = float((weights * (tp + p / 2) / (tp + fp + (p + q) / 2)).sum())
+        above = float((weights * (tp + p) / (tp + p + fp)).sum())
+        # Sum over k of (tp + k) / (tp + k + c), c the negatives so far, is no less than its integral over k.
+        c = fp + q
+        below = float(((p - c * np.log1p(p / np.maximum(tp + c, 1))) / p.sum()).sum())
+        return StreamedValue(value, max(above - value, value - below))
+
+    def f1_max(self) -> StreamedValue:
+        """The best F1 at an edge of a bin, and how much a threshold inside one could add; NaN as for AP."""
+        if self._undefined("F1"):
+            return StreamedValue(float("nan"), float("nan"))
+        p, q, tp, fp = self._from_the_top()
+        value = float((2 * (tp + p) / (tp + p + fp + q + p.sum())).max())
+        return StreamedValue(value, float((2 * (tp + p) / (tp + p + fp + p.sum())).max()) - value)
+
+    def _from_the_top(self) -> tuple[NDArray[np.float64], ...]:
+        """Positives and negatives of each bin that has positives, highest first, and of all bins above it."""
+        filled = np.flatnonzero((self._positives > 0) | (self._negatives > 0))[::-1]
+        p, q = self._positives[filled].astype(np.float64), self._negatives[filled].astype(np.float64)
+        used = p > 0
+        return p[used], q[used], (np.cumsum(p) - p)[used], (np.cumsum(q) - q)[used]
+
+    def _undefined(self, what: str) -> bool:
+        if self._positives.any() and self._negatives.any():
+            return False
+        warnings.warn(f"scores: only one class present; {what} is NaN", stacklevel=3)
+        return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +40,20 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 # Positions that are read together, and where moments are folded, their mean (P, D) and scatter (P, D, D).
 Group = tuple[slice, Tensor | None, Tensor | None]
+
+
+def moments_bytes(n_positions: int, n_features: int, dtype: torch.dtype) -> int:
+    """What :class:`TrainingMoments` hold once folded, whatever the images: scatter in float32, means in ``dtype``."""
+    return n_positions * n_features * (4 * n_features + torch.finfo(dtype).bits // 8)
+
+
+def features_within(memory_limit: int, embedding: PatchEmbedding, dtype: torch.dtype) -> int:
+    """Bytes of features to hold before folding, so that they and the moments stay within ``memory_limit``.
+
+    Moments that are more than half of it come on top: folding early would not save what they take.
+    """
+    moments = moments_bytes(embedding.n_positions, embedding.n_features, dtype)
+    return memory_limit - moments if moments <= memory_limit // 2 else memory_limit
 
 
 class TrainingMoments:
@@ -85,7 +102,7 @@ class TrainingMoments:
         if other._tiles:
             self._fold()
             if not self._tiles:
-                self._tiles = [(p, m.clone(), s.clone()) for p, m, s in other._tiles]
+                self._tiles = [(p, m.clone(), _returned_zeros(tuple(s.shape), s).copy_(s)) for p, m, s in other._tiles]
                 self._folded_n = other._folded_n
             else:
                 for mine, theirs in zip(self._tiles, other._tiles, strict=True):
@@ -160,10 +177,10 @@ class TrainingMoments:
         if not self._tiles:
             step = self._step(0)  # the same in every model, so that they can be merged
             d = self.embedding.n_features
-            new = self._pending[0][0].new_zeros
+            first = self._pending[0][0]
+            sizes = ((p, p.stop - p.start) for p in _slices(self.embedding.n_positions, step))
             self._tiles = [
-                (p, new(p.stop - p.start, d, dtype=self.dtype), new(p.stop - p.start, d, d, dtype=torch.float32))
-                for p in _slices(self.embedding.n_positions, step)
+                (p, first.new_zeros(n, d, dtype=self.dtype), _returned_zeros((n, d, d), first)) for p, n in sizes
             ]
 
         step = self._tiles[0][0].stop
@@ -179,6 +196,14 @@ class TrainingMoments:
         for_each(fold, neighbours, parallel=not self._pending[0][0].is_cuda)
         self._folded_n += self._pending_n
         self._pending, self._pending_n, self._pending_bytes = [], 0, 0
+
+
+def _returned_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """float32 zeros whose memory goes back to the system when freed; malloc would keep it beside the fitted state."""
+    if like.is_cuda:
+        return like.new_zeros(shape, dtype=torch.float32)
+    count = math.prod(shape)
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, 4 * count), dtype=np.float32)).view(shape)
 
 
 def _chan_update(mean: Tensor, scatter: Tensor, n: int, other_mean: Tensor, other_scatter: Tensor, m: int) -> None:

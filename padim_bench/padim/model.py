@@ -12,7 +12,7 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, features_within, fit_gaussians
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
 from padim_bench.protocols import Protocol, get_protocol
@@ -40,9 +40,11 @@ class PaDiM:
         device: where everything runs.
         normalize: False if the images are normalised already.
         backbone_dtype: "float32", or "bfloat16" where half the time is worth features that are off by about 1 %.
-        memory_limit: bytes of training features past which running moments are kept instead.
+        memory_limit: bytes that may be held of what grows with the number of images. Training features are folded
+            into running moments before these and those pass it; moments that alone are more than half of it, 4 D
+            bytes a number of the mean, come on top. ``evaluate`` keeps maps within it.
         reduction: how dimensions are reduced; see ``REDUCTIONS``. "pca" learns its directions from the
-            training images, so it holds their features until then.
+            training images, so it holds their features until then, or past ``memory_limit`` reads them twice.
 
     Example:
         >>> model = PaDiM("resnet18.tv_in1k", n_features=100, seed=0).fit(train_batches)
@@ -104,7 +106,7 @@ class PaDiM:
 
         Args:
             images: batches (B, 3, H, W) of RGB images, uint8 or floating point in 0..1: a DataLoader, a
-                list of tensors, or one tensor. Consumed once; never held.
+                list of tensors, or one tensor. Consumed once ("pca": see ``reduction``); never held.
 
         Raises:
             PadimBenchError: fewer than 2 images, NaN features, batches of differing size.
@@ -243,17 +245,36 @@ class PaDiM:
             raise PadimBenchError("no training images: fit() got an empty iterable")
 
     def _fit_components(self, images: Tensor | Iterable[Any]) -> None:
-        """Principal components of all embeddings, then the moments of what they project to; images are read once."""
-        held: list[list[Tensor]] = []
+        """Principal components of all embeddings, then the moments of what they project to.
+
+        Features are held in between; past ``memory_limit`` the images, unless they are an iterator, are read again.
+        """
+        held: list[list[Tensor]] | None = []
+        n_bytes = 0
         channels: ChannelMoments | None = None
+        first: list[Tensor] = []
         for features in self._features(images):
             if channels is None:
                 channels = ChannelMoments(reduced_embedding(self.backbone.channels, _grids(features), "none"))
+                first = [layer[:0] for layer in features]
             channels.update(channels.embedding.select(features))
-            held.append(features)
+            n_bytes += sum(layer.nbytes for layer in features)
+            if held is not None and n_bytes <= self.memory_limit:
+                held.append(features)
+                continue
+            held = None
+            if isinstance(images, Iterator):
+                raise PadimBenchError(
+                    f"principal components need images twice once their features pass {self.memory_limit:,} bytes: "
+                    "give fit() a list or a DataLoader, not an iterator, or raise memory_limit"
+                )
         assert channels is not None
         components, _ = principal_components(channels)
-        self._moments = self._new_moments(held[0], components)
+        self._moments = self._new_moments(first, components)
+        if held is None:
+            for features in self._features(images):
+                self._moments.update(self._moments.embedding.select(features))
+            return
         while held:
             self._moments.update(self._moments.embedding.select(held.pop(0)))
 
@@ -261,7 +282,8 @@ class PaDiM:
         embedding = reduced_embedding(
             self.backbone.channels, _grids(features), self.reduction, self.n_features, self.seed, components
         )
-        return TrainingMoments(embedding, COMPUTE_DTYPES[self.compute_dtype], self.memory_limit)
+        dtype = COMPUTE_DTYPES[self.compute_dtype]
+        return TrainingMoments(embedding, dtype, features_within(self.memory_limit, embedding, dtype))
 
     def _factorise(self, *, consume: bool) -> PatchGaussians:
         assert self._moments is not None

@@ -11,7 +11,7 @@ from work import Measure, best_time
 
 from padim_bench import average_pro, detection_metrics
 from padim_bench.metrics.pro import StreamedPRO, StreamingPRO
-from padim_bench.metrics.roc import StreamedAUROC, StreamingROC
+from padim_bench.metrics.roc import StreamedValue, StreamingROC
 from tests.peers.reference import pro_by_global_argsort
 
 Maps, Masks = NDArray[np.float32], NDArray[np.bool_]
@@ -42,7 +42,7 @@ def streamed_pro(maps: Maps, masks: Masks) -> StreamedPRO:
     return streaming.compute()
 
 
-def streamed_auroc(maps: Maps, masks: Masks) -> StreamedAUROC:
+def streamed_auroc(maps: Maps, masks: Masks) -> StreamedValue:
     streaming = StreamingROC()
     for score_map, mask in zip(maps, masks, strict=True):
         streaming.update(score_map, mask)
@@ -98,7 +98,7 @@ def test_pixel_auroc(measure: Measure, name: str, category: tuple[Maps, Masks]) 
     group = f"Pixel AUROC, {SIZE}"
     found = measure(functions[name], maps, masks, group=group, label=name, floor=floor, moved=moved(maps, masks))
     expected = by_scikit_learn(maps, masks)
-    if isinstance(found, StreamedAUROC):
+    if isinstance(found, StreamedValue):
         assert abs(found.value - expected) <= found.error_bound < 1e-3
     else:
         assert found == pytest.approx(expected, abs=1e-9)

@@ -257,16 +257,22 @@ def test_a_measurement_that_fails_is_named_and_costs_no_other(
 
 
 def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:
-    model = ModelSpec(resolve_weights("resnet18", "random"), n_features=20, protocol=get_protocol("paper-stc"))
-    settings = Settings(get_protocol("paper"), threads=1, batch_size=8)
+    model = ModelSpec(resolve_weights("resnet18", "random"), n_features=2, seed=10, protocol=get_protocol("paper-stc"))
+    settings = Settings(get_protocol("paper"), threads=1, batch_size=1)
     scenes = [stc(campus, list_scenes(campus)[1])]
     found: list[dict[str, Any]] = []
+    said: list[str] = []
     for limit in (1 << 40, 1):
         results = tmp_path / str(limit)
-        (outcome,) = run_scenes(scenes, [model], replace(settings, memory_limit=limit), results, every=8)
+        (outcome,) = run_scenes(
+            scenes, [model], replace(settings, memory_limit=limit), results, every=4, on_message=said.append
+        )
         found.append(outcome.record)
     free, bounded = ([s["score"] for s in r["scores"]] for r in found)
     np.testing.assert_allclose(bounded, free, rtol=1e-4)
+    (line,) = said
+    assert "features of 20 training frames would take" in line
+    assert "folded into running moments" in line
 
 
 @pytest.mark.parametrize(

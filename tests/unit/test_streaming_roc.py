@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from padim_bench.metrics._bins import BINS, score_bins
-from padim_bench.metrics.roc import StreamedAUROC, StreamingROC
+from padim_bench.metrics.roc import StreamedValue, StreamingROC, detection_metrics
 
 Batch = tuple[NDArray[np.floating], NDArray[np.bool_]]
 
@@ -56,6 +56,23 @@ def test_scikit_learns_value_is_within_the_bound(pairs: Sequence[tuple[float, bo
     assert abs(found.value - roc_auc_score(labels, scores)) <= found.error_bound + 1e-12
 
 
+@settings(max_examples=60, deadline=None)
+@given(pairs=labelled, cut=st.integers(0, 40))
+def test_exact_ap_and_f1_are_within_their_bounds(pairs: Sequence[tuple[float, bool]], cut: int) -> None:
+    scores, labels = np.array([s for s, _ in pairs], dtype=np.float32), np.array([y for _, y in pairs])
+    assume(labels.any() and not labels.all())
+    streamed, exact = (
+        stream((scores[:cut], labels[:cut]), (scores[cut:], labels[cut:])),
+        detection_metrics(labels, scores),
+    )
+    for found, right in (
+        (streamed.average_precision(), exact.average_precision),
+        (streamed.f1_max(), exact.f1_max),
+    ):
+        assert 0 <= found.error_bound <= 1
+        assert abs(found.value - right) <= found.error_bound + 1e-12
+
+
 @settings(max_examples=50, deadline=None)
 @given(pairs=st.lists(st.tuples(st.integers(-200, 200), st.booleans()), min_size=2, max_size=40))
 def test_exact_where_no_two_scores_share_a_bin(pairs: Sequence[tuple[int, bool]]) -> None:
@@ -68,7 +85,7 @@ def test_hand_computed_case() -> None:
     # Of the pairs (positive, negative), 2 > 1, 2 > 0.5 and 1.00001 > 0.5 are won; 1.00001 and 1 share a bin, so
     # that pair counts half, and may be worth 0 or 1.
     found = stream((np.array([2.0, 1.00001, 1.0, 0.5]), np.array([True, True, False, False]))).compute()
-    assert found == StreamedAUROC(3.5 / 4, 0.5 / 4)
+    assert found == StreamedValue(3.5 / 4, 0.5 / 4)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +109,13 @@ def test_bound_is_small_at_real_sizes(offset: float) -> None:
     found = stream((scores, labels)).compute()
     assert 0 < found.error_bound < 1e-3
     assert abs(found.value - roc_auc_score(labels, scores)) <= found.error_bound
+    exact, streamed = detection_metrics(labels, scores), stream((scores, labels))
+    for one, right in (
+        (streamed.average_precision(), exact.average_precision),
+        (streamed.f1_max(), exact.f1_max),
+    ):
+        assert one.error_bound < 2e-3
+        assert one.value == pytest.approx(right, abs=min(one.error_bound, 1e-4))
 
 
 def test_order_and_split_of_the_pixels_do_not_matter() -> None:
@@ -132,10 +156,11 @@ def test_arguments_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("label", [False, True])
 def test_one_class_gives_nan_and_a_warning(label: bool) -> None:
     roc = stream((np.ones(3), np.full(3, label)))
-    with pytest.warns(UserWarning, match="only one class"):
-        found = roc.compute()
-    assert math.isnan(found.value)
-    assert math.isnan(found.error_bound)
+    for compute in (roc.compute, roc.average_precision, roc.f1_max):
+        with pytest.warns(UserWarning, match="only one class"):
+            found = compute()
+        assert math.isnan(found.value)
+        assert math.isnan(found.error_bound)
 
 
 def test_nothing_at_all_gives_nan_and_a_warning() -> None:
@@ -147,7 +172,7 @@ def test_classes_may_come_apart_without_a_warning() -> None:
     roc = stream((np.ones(3), np.ones(3, dtype=bool)), (np.zeros((2, 2)), np.zeros((2, 2), dtype=bool)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert roc.compute() == StreamedAUROC(1.0, 0.0)
+        assert roc.compute() == StreamedValue(1.0, 0.0)
 
 
 def test_nan_score_is_refused_and_nothing_is_added() -> None:

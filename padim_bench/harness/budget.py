@@ -1,0 +1,320 @@
+"""What a unit of work would hold in memory, and how it is run where that passes the limit.
+
+The limit is of bytes that grow with the number of images: decoded images, features, copies of them, maps
+and masks. All of a unit is held where it fits. Where it does not, images are decoded and thrown away batch by
+batch, and an embedding's training features are held or, where that is less, folded into running moments;
+configurations whose embeddings fit together share a pass, the others take turns. A model's own moments and
+state, P * D^2 numbers whatever the number of images, are counted where they can be chosen, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from padim_bench.data.loading import mask_pixels
+from padim_bench.errors import PadimBenchError
+from padim_bench.evaluation import BYTES_PER_PIXEL
+from padim_bench.harness.config import RunConfig
+from padim_bench.harness.features import union_of_channels
+from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.gaussian import moments_bytes
+from padim_bench.padim.model import COMPUTE_DTYPES
+from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
+from padim_bench.padim.weights import Weights
+
+if TYPE_CHECKING:
+    from padim_bench.harness.runner import Unit
+
+# Batches whose features are held at least before they are folded: to read and write moments costs as much as some.
+FOLDED_BATCHES = 8
+# The whole state is read once for each batch of distances, so these are larger than the backbone's.
+SCORED_AT_ONCE = 32
+NEVER = 1 << 62  # bytes that no features take
+# Of StreamingROC and StreamingPRO.
+HISTOGRAM_BYTES = 33 << 20
+# Principal components are of so many positions of all images at a time: float32, and the copy in float64.
+_PCA_BYTES_PER_CHANNEL = 256 * 12
+
+Members = tuple[str, ...]
+# What decides an embedding's moments: the layers, how they are reduced, and the dtype of the means.
+Key = tuple[Members, str, int | None, int, str]
+
+
+_backbones: dict[tuple[object, ...], Backbone] = {}
+
+
+def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int) -> Backbone:
+    """A backbone for images of ``size`` pixels: the last four, networks that take any size once for all."""
+    shared: tuple[object, ...] = (weights, layers, device, dtype)
+    for place in (shared, (*shared, size)):
+        if place in _backbones:
+            _backbones[place] = _backbones.pop(place)  # the last to go
+            return _backbones[place]
+    backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
+    while len(_backbones) > 3:
+        del _backbones[next(iter(_backbones))]
+    _backbones[shared if backbone.any_size else (*shared, size)] = backbone
+    return backbone
+
+
+@lru_cache(maxsize=64)
+def layout(
+    weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Channels and grid (h, w) of each layer, for images of ``size`` pixels."""
+    backbone = cached_backbone(weights, layers, device, dtype, size)
+    return backbone.channels, backbone.grids(size)
+
+
+def members(config: RunConfig) -> list[Members]:
+    """The layers of each model of a configuration: one model, or for a sum of maps one per layer."""
+    return [(name,) for name in config.layers] if config.fusion == "sum" else [config.layers]
+
+
+def key(config: RunConfig, names: Members) -> Key:
+    """Configurations that share it differ only in what is made of the same training moments."""
+    return names, config.reduction, config.n_features, config.seed, config.compute_dtype
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of training moments: of all features, if held; else of moments and the least that is folded at once."""
+
+    held: int
+    moments: int
+    least: int
+
+    @property
+    def folded(self) -> int:
+        return self.moments + self.least
+
+
+def selected_bytes(embedding: PatchEmbedding) -> int:
+    """Of what an embedding is made of, one image's: layers stay on their own grids."""
+    parts = zip(embedding.layer_grids, embedding.local_channels, strict=True)
+    projected = embedding.projection is not None
+    return sum(4 * prod(grid) * (embedding.n_features if projected else len(own)) for grid, own in parts)
+
+
+def training_cost(embedding: PatchEmbedding, compute_dtype: str, n: int, batch_size: int) -> Cost:
+    """Of the training moments of ``n`` images."""
+    each = selected_bytes(embedding)
+    moments = moments_bytes(embedding.n_positions, embedding.n_features, COMPUTE_DTYPES[compute_dtype])
+    return Cost(n * each, moments, min(FOLDED_BATCHES * batch_size, n) * each)
+
+
+class Layouts:
+    """Embeddings of a unit's configurations, and what they weigh."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._channels: dict[str, int] = {}
+        self._grids: dict[str, tuple[int, int]] = {}
+        settings, size = unit.settings, unit.configs[0].protocol.size
+        for layers in dict.fromkeys(config.layers for config in unit.configs):
+            found = layout(unit.weights, layers, settings.device, settings.backbone_dtype, size)
+            self._channels |= zip(layers, found[0], strict=True)
+            self._grids |= zip(layers, found[1], strict=True)
+
+    def embedding(self, config: RunConfig, names: Members, components: Tensor | None = None) -> PatchEmbedding:
+        """The embedding of one member of a configuration; "pca" needs its components."""
+        return reduced_embedding(
+            tuple(self._channels[name] for name in names),
+            tuple(self._grids[name] for name in names),
+            config.reduction,
+            config.n_features,
+            config.seed,
+            components,
+        )
+
+    def whole(self, names: Members) -> PatchEmbedding:
+        """All channels of those layers."""
+        channels = tuple(self._channels[name] for name in names)
+        return reduced_embedding(channels, tuple(self._grids[name] for name in names), "none")
+
+    def kept(self, configs: Sequence[RunConfig]) -> dict[str, Tensor]:
+        """Per layer, the channels that any of ``configs`` needs: projections, whichever they are, need all."""
+        everything = {"pca", "semi-orthogonal", "none"}
+        return union_of_channels(
+            [
+                (names, self.whole(names) if c.reduction in everything else self.embedding(c, names))
+                for c in configs
+                for names in members(c)
+            ]
+        )
+
+    def kept_bytes(self, configs: Sequence[RunConfig]) -> int:
+        """Of the features of one image that any of ``configs`` needs."""
+        return sum(4 * len(channels) * prod(self._grids[name]) for name, channels in self.kept(configs).items())
+
+    def one(self, one: Key) -> PatchEmbedding:
+        """An embedding as large as that of a key; of principal components with other numbers."""
+        names, reduction, n_features, seed, _ = one
+        channels = tuple(self._channels[name] for name in names)
+        grids = tuple(self._grids[name] for name in names)
+        if reduction in {"pca", "semi-orthogonal"}:  # whose making takes long
+            total = sum(channels)
+            return PatchEmbedding(channels, grids, tuple(range(total)), torch.empty(n_features or total, total))
+        return reduced_embedding(channels, grids, reduction, n_features, seed)
+
+    def state_bytes(self, config: RunConfig, n: int) -> int:
+        """Of what the configuration stores, fitted to ``n`` images."""
+        width = torch.finfo(STORAGE_DTYPES[config.dtype]).bits // 8
+        total = 0
+        for one in (self.one(key(config, names)) for names in members(config)):
+            d, positions = one.n_features, one.n_positions
+            total += positions * (get_strategy(config.strategy, n, d).n_values(n, d) * width + 4 * d)
+        return total
+
+
+@dataclass(frozen=True)
+class Group:
+    """Configurations that share a pass over the training images.
+
+    Attributes:
+        configs: in order.
+        room: bytes of features of each embedding that are held before they are folded; None: all.
+        tested_held: whether features of the test images are held, from one pass; else one each.
+        needed: bytes.
+    """
+
+    configs: tuple[RunConfig, ...]
+    room: dict[Key, int | None]
+    tested_held: bool
+    needed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a unit is run within the limit.
+
+    Attributes:
+        whole: bytes that would be held at once to hold everything; ``held`` says that it is done.
+        groups: of configurations, one after the other; all in one where everything is held.
+        needed: bytes that are held at most.
+        exact: per resolution of the masks, whether maps are held for exact pixel metrics.
+    """
+
+    whole: int
+    held: bool
+    groups: tuple[Group, ...]
+    needed: int
+    exact: dict[tuple[object, ...], bool]
+
+
+def share(costs: Sequence[Cost], limit: int) -> tuple[list[int | None], int]:
+    """The bytes of features that each embedding holds before it folds them (None: all), and what all take.
+
+    Nothing is folded that can be held within the limit, or that would take more folded; the rest share what is left.
+    """
+    taken = [min(cost.held, cost.folded) for cost in costs]
+    for i, cost in enumerate(costs):
+        if sum(taken) - taken[i] + cost.held <= limit:
+            taken[i] = cost.held
+    fold = [took < cost.held for took, cost in zip(taken, costs, strict=True)]
+    spare = max(0, limit - sum(taken)) // max(1, sum(fold))
+    rooms = [cost.least + spare if folds else None for folds, cost in zip(fold, costs, strict=True)]
+    return rooms, sum(taken) + spare * sum(fold)
+
+
+def plan_unit(unit: Unit) -> Plan:
+    """What running the unit holds, from sizes known in advance. Raises PadimBenchError for what never fits."""
+    layouts, limit = Layouts(unit), unit.settings.memory_limit
+    n_train, n_test = len(unit.category.train), len(unit.category.test)
+    pixels: dict[tuple[object, ...], int] = {}
+    for config in unit.configs:
+        if (choices := config.protocol.mask_choices) not in pixels:
+            pixels[choices] = mask_pixels(unit.category, config.protocol) if unit.category.has_masks else 0
+
+    def map_bytes(config: RunConfig) -> int:
+        return BYTES_PER_PIXEL * pixels[config.protocol.mask_choices]
+
+    def alone(config: RunConfig) -> int:
+        """What one configuration adds while it runs, where all features are held."""
+        selected = sum(selected_bytes(layouts.one(key(config, names))) for names in members(config))
+        channels = max(layouts.whole(names).n_features for names in members(config))
+        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if config.reduction == "pca" else 0
+        return max(n_train * selected, pca, map_bytes(config))
+
+    size = unit.configs[0].protocol.size
+    whole = (n_train + n_test) * (3 * size**2 + layouts.kept_bytes(unit.configs)) + max(map(alone, unit.configs))
+    if whole <= limit:
+        everything = Group(unit.configs, {}, tested_held=True, needed=whole)
+        return Plan(whole, True, (everything,), whole, dict.fromkeys(pixels, True))
+
+    exact = {choices: BYTES_PER_PIXEL * n <= max(limit // 2, HISTOGRAM_BYTES) for choices, n in pixels.items()}
+    for config in unit.configs:
+        if config.extras and not exact[config.protocol.mask_choices]:
+            raise PadimBenchError(
+                f"{unit.category.name}: {', '.join(config.extras)} need all anomaly maps at once, "
+                f"{told(map_bytes(config))}: give --memory-limit twice that"
+            )
+
+    def tested(configs: Sequence[RunConfig]) -> tuple[int, bool]:
+        """Bytes of what is tested, and whether all features are held."""
+        maps = max(map_bytes(c) if exact[c.protocol.mask_choices] else HISTOGRAM_BYTES for c in configs)
+        if maps + (features := n_test * layouts.kept_bytes(configs)) <= limit // 2:
+            return maps + features, True
+        return maps + min(SCORED_AT_ONCE, n_test) * max(layouts.kept_bytes([c]) for c in configs), False
+
+    def keys(configs: Sequence[RunConfig]) -> list[Key]:
+        return list(dict.fromkeys(key(c, names) for c in configs for names in members(c)))
+
+    def group(configs: Sequence[RunConfig]) -> Group:
+        test_bytes, tested_held = tested(configs)
+        costs = [training_cost(layouts.one(one), one[4], n_train, unit.settings.batch_size) for one in keys(configs)]
+        rooms, used = share(costs, limit - test_bytes)
+        return Group(tuple(configs), dict(zip(keys(configs), rooms, strict=True)), tested_held, used + test_bytes)
+
+    groups: list[Group] = []
+    current: list[RunConfig] = []
+    for config in unit.configs:
+        if current and group([*current, config]).needed > max(limit, group(current).needed):
+            groups.append(group(current))
+            current = []
+        current.append(config)
+    groups.append(group(current))
+    return Plan(whole, False, tuple(groups), max(g.needed for g in groups), exact)
+
+
+def statements(unit: Unit) -> list[str]:
+    """Lines to say before the unit runs: that it is not held as a whole, and that a model alone passes the limit."""
+    plan, layouts, limit = plan_unit(unit), Layouts(unit), unit.settings.memory_limit
+    n_train, n_test = len(unit.category.train), len(unit.category.test)
+    lines = []
+    if not plan.held:
+        fold = any(room is not None for room in chain.from_iterable(g.room.values() for g in plan.groups))
+        how = "decoded batch by batch" + (", features folded into running moments" if fold else "")
+        if len(plan.groups) > 1:
+            how += f", configurations in {len(plan.groups)} groups with a pass each"
+        if not all(plan.exact.values()):
+            how += ", pixel metrics from histograms with an error bound"
+        lines.append(
+            f"{unit.category.name}, {unit.weights.arch}: {n_train:,} training and {n_test:,} test images would take "
+            f"{told(plan.whole)}, over the limit of {told(limit)} (--memory-limit): {how}; about {told(plan.needed)} "
+            "needed beside the model"
+        )
+    heaviest = max(unit.configs, key=lambda c: layouts.state_bytes(c, n_train))
+    if (own := layouts.state_bytes(heaviest, n_train)) > limit:
+        lines.append(
+            f"{heaviest.model_name} {heaviest.strategy} {heaviest.dtype}: the model itself takes {told(own)} whatever "
+            f"the number of images, over the limit of {told(limit)}: a smaller --n-features, --dtype float16 or "
+            "--strategy auto takes less"
+        )
+    return lines
+
+
+def told(n_bytes: int) -> str:
+    """Bytes for people."""
+    if n_bytes >= 1 << 30:
+        return f"{n_bytes / (1 << 30):.1f} GiB"
+    return f"{n_bytes / (1 << 20):.3g} MiB"
