@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -156,17 +155,6 @@ def _max_pixels() -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise PadimBenchError(f"{MAX_PIXELS_VARIABLE} is {text!r}: give a number of pixels, as {MAX_PIXELS}")
     return int(text)
-
-
-def header_pixels(path: Path) -> tuple[int, int] | None:
-    """(width, height) that a file's header tells, as stored; None where it tells none. Nothing is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats_read()) as image:
-                return image.size
-    except Exception:  # whoever decodes it says what is wrong
-        return None
 
 
 @cache

@@ -6,13 +6,14 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim_bench.data.decoding import header_pixels
+from padim_bench.data.decoding import stored_size
 from padim_bench.data.listing import spelled
 from padim_bench.data.masks import read_mask
 from padim_bench.data.notes import Notes
@@ -181,8 +182,8 @@ def mask_pixels(category: Category, protocol: Protocol) -> int:
         return len(category.test) * protocol.size**2
     total = 0
     for sample in category.test:
-        if (size := header_pixels(sample.image)) is not None:
-            rows, columns = original_crop(size, protocol)
+        with suppress(PadimBenchError):
+            rows, columns = original_crop(stored_size(sample.image), protocol)
             total += (rows.stop - rows.start) * (columns.stop - columns.start)
     return total
 
