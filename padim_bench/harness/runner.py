@@ -25,10 +25,11 @@ from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
 from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment, larger
-from padim_bench.harness.executors import Failure, LostError, WorkerDiedError, done_elsewhere, worker_address
+from padim_bench.harness.executors import done_elsewhere
 from padim_bench.harness.features import Features
 from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.padim.backbones import CPU_BATCH_SIZE
 from padim_bench.padim.embedding import PatchEmbedding

@@ -29,7 +29,8 @@ from support import CommandLine, assert_refused, lines_said, record_files, start
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import mvtec
 from padim_bench.harness import runner
-from padim_bench.harness.executors import Failure, WorkerDiedError, done_elsewhere, open_executor
+from padim_bench.harness.executors import done_elsewhere, open_executor
+from padim_bench.harness.travel import Failure, WorkerDiedError
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 
