@@ -118,7 +118,7 @@ class _Output:
             os.close(self._real)
 
     def document(self, value: dict[str, Any]) -> None:
-        """JSON in UTF-8, whatever the locale; an undecodable byte of a name is an escape, as ``\\udcff``."""
+        """JSON in UTF-8, whatever the locale; an undecodable byte of a path is an escape, as ``\\udcff``."""
         from padim_bench.harness.records import to_json
 
         if self._real is not None:
@@ -530,7 +530,7 @@ def _print_runs(outcomes: Sequence[Outcome], output: _Output) -> None:
         )
         output.text(
             f"{start}{values} {record['timings_s']['fit']:7.2f} {record['state_bytes'] / 1e6:9.1f} "
-            f"{record['residual']:9.1e}"
+            f"{'-' if record['residual'] is None else format(record['residual'], '.1e'):>9}"
         )
     output.text(f"records: {outcomes[0].path.parent.as_posix()}")
 
@@ -613,8 +613,6 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
     root, results = _data_root(arguments), arguments.results
     if arguments.categories is not None and len(arguments.categories) != 1:
         raise PadimBenchError("--categories: profiles are of one category; name one, as bottle")
-    if arguments.seed < 0:
-        raise PadimBenchError(f"--seed {arguments.seed}: choose 0 or more")
     settings = _settings(arguments)
 
     from padim_bench.data.mvtec import list_categories

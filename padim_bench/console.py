@@ -30,8 +30,16 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """``text`` with what a terminal would obey, or could not show, in Python's notation, but for those in ``keep``."""
-    return _UNPRINTABLE.sub(lambda m: m[0] if m[0] in keep else ascii(m[0])[1:-1], text)
+    """``text`` with what a terminal would obey, or could not show, in Python's notation, but for those in ``keep``.
+
+    Bytes of file names that are no text are spelled as records spell them: ``\\xff``.
+    """
+    return _UNPRINTABLE.sub(lambda m: m[0] if m[0] in keep else _shown(m[0]), text)
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
 
 
 # What libraries say, in lower case, where memory cannot be had: of torch (processor and GPU), C++, NumPy, the loader

@@ -24,7 +24,8 @@ _UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
 # number some process has, which need not be the same process, after a day.
 _ABANDONED_S, _ABANDONED_AFTER_ALL_S = 3600, 86400
 _TEMPORARY = re.compile(r"\..*\.(?P<place>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{12}\.tmp", re.DOTALL)
-_OLDER_TEMPORARY = re.compile(r"\..*\.\d+\.tmp|\.write-test\.\d+", re.DOTALL)  # as versions before wrote them
+# As versions before wrote them.
+_OLDER_TEMPORARY = re.compile(r"\..*\.(json|md|csv|tex|png|svg)\.\d+\.tmp|\.write-test\.\d+", re.DOTALL)
 # A virus scanner or a reader of the old file, on Windows, lets go after a moment.
 _RENAME_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -157,7 +158,8 @@ def check_writable(*folders: Path) -> None:
             probe.unlink()
         except OSError as error:
             raise cannot_write(there, error) from error
-        clear_abandoned(there)
+        if there == folder:  # a folder above it is not ours
+            clear_abandoned(folder)
 
 
 def shortened(parts: Sequence[str], limit: int = NAME_BYTES, ending: str = "") -> str:

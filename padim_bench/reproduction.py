@@ -19,12 +19,13 @@ from padim_bench.data.mvtec import MVTEC_AD, list_categories, mvtec
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
+from padim_bench.files import check_writable, write_bytes, write_text
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.fresh import named_again
 from padim_bench.harness.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
 from padim_bench.harness.memory import analytic_figures, measure_peak, stored_states
 from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
-from padim_bench.harness.records import Record, check_mergeable, check_writable, without_paths, write_bytes, write_text
+from padim_bench.harness.records import Record, check_mergeable, without_paths
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, model_config, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.harness.timing import measure_timing

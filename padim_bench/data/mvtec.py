@@ -205,7 +205,7 @@ def _sort_out(base: Path, left_out: LeftOut) -> None:
     """What lies beside the folders of images: images, and folders that the layout does not know."""
     for path in entries(base):
         part = next((base / part for part in PARTS if part == path.name.casefold()), None)
-        if part is not None and is_folder(part) and part.samefile(path):
+        if part is not None and is_folder(part) and is_folder(path) and part.samefile(path):
             for file in (p for p in entries(part) if not is_folder(p)):
                 left_out.add(file, f"beside the folders of {part.name}")
         elif is_folder(path):

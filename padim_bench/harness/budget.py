@@ -117,13 +117,12 @@ class Layouts:
     """Embeddings of a unit's configurations, and what they weigh."""
 
     def __init__(self, unit: Unit) -> None:
-        self._channels: dict[str, int] = {}
-        self._grids: dict[str, tuple[int, int]] = {}
         settings, size = unit.settings, unit.configs[0].protocol.size
-        for layers in dict.fromkeys(config.layers for config in unit.configs):
-            found = layout(unit.weights, layers, settings.device, settings.backbone_dtype, size)
-            self._channels |= zip(layers, found[0], strict=True)
-            self._grids |= zip(layers, found[1], strict=True)
+        # Of all layers together, as they will be run.
+        layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
+        channels, grids = layout(unit.weights, layers, settings.device, settings.backbone_dtype, size)
+        self._channels = dict(zip(layers, channels, strict=True))
+        self._grids = dict(zip(layers, grids, strict=True))
 
     def embedding(self, config: RunConfig, names: Members, components: Tensor | None = None) -> PatchEmbedding:
         """The embedding of one member of a configuration; "pca" needs its components."""

@@ -135,7 +135,7 @@ def _say_warning(warning: warnings.WarningMessage, on_message: Callable[[str], N
             f"{row[0]}: " + ", ".join(f"{who} {what}" for who, what in zip(rows[0][1:], row[1:], strict=False))
             for row in rows[1:]
         )
-        on_message(f"note: versions differ in the Dask cluster: {listed}")
+        on_message(f"padim-bench: note: versions differ in the Dask cluster: {listed}")
 
 
 class _Cluster(Executor):

@@ -29,7 +29,7 @@ def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeou
     Raises:
         PadimBenchError: with the last line of what the process complained of, or the signal that ended it.
     """
-    command = [sys.executable, "-m", module, json.dumps(asked)]
+    command = [sys.executable, "-m", module, json.dumps(asked), str(os.getpid())]
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False
@@ -50,7 +50,7 @@ def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeou
 
 def answer(measure: Callable[[dict[str, Any]], Record]) -> None:
     """The main part of such a module: prints what ``measure`` gives; exit code 2 for a PadimBenchError."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     try:
         record = measure(json.loads(sys.argv[1]))
     except PadimBenchError as problem:
@@ -71,15 +71,15 @@ def signal_name(number: int) -> str:
 
 def _end_with(parent: int) -> None:
     """Ends this process once its parent is gone: one that nobody waits for would disturb the next measurement."""
-    while os.getppid() == parent and _lives(parent):
+    while _lives(parent):
         time.sleep(1)
     os._exit(1)
 
 
 def _lives(parent: int) -> bool:
-    """Unix gives an orphan another parent, which is enough to know; Windows leaves it the number of the one gone."""
+    """Unix gives an orphan another parent; on Windows a launcher may stand between the two."""
     if os.name != "nt":
-        return True
+        return os.getppid() == parent
     import psutil
 
     return psutil.pid_exists(parent)

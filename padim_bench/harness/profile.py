@@ -14,11 +14,12 @@ from typing import Any
 from padim_bench.data.loading import split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
+from padim_bench.files import check_writable
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import environment
 from padim_bench.harness.fresh import in_fresh_process, named_again
 from padim_bench.harness.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
-from padim_bench.harness.records import Record, check_writable, without_paths
+from padim_bench.harness.records import Record, without_paths
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padim_bench.data.loading import load_masks, split_digest
+from padim_bench.data.loading import load_masks, sample_name, split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
@@ -129,7 +129,7 @@ class Bench:
                 image = decode_image(content, sample.image, self.config.protocol)
             self.image_sizes.add(f"{image.width}x{image.height}")
             with stopwatch(seconds, "resize"):
-                name = sample.image.relative_to(self.category.root).as_posix()
+                name = sample_name(self.category, sample)
                 prepared.append(torch.from_numpy(prepare_image(image, self.config.protocol, name)))
         return torch.stack(prepared)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import cannot_write, check_writable, shortened, write_bytes, write_text
+from padim_bench.files import shortened
 from padim_bench.harness.config import SHORT_REDUCTION, read_config
 from padim_bench.harness.schemas import check_run
 from padim_bench.harness.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
@@ -127,8 +127,12 @@ def _check_record(record: Record, name: str) -> None:
         raise ValueError("id: it is not that of this configuration, split and weights")
     if not name.endswith(_ending(record["id"])):
         raise ValueError(f"id: {record['id'][:12]}, which its name does not end with")
+    if "peak_rss_bytes" not in record["memory"]:
+        raise ValueError("memory.peak_rss_bytes: field required")
     if record["status"] != "ok":
         return
+    if "fit" not in record["timings_s"]:
+        raise ValueError("timings_s.fit: field required")
     if len(scores) != dataset["n_test"]:
         raise ValueError(f"scores: {len(scores)} of {dataset['n_test']} test images")
     if sum(one["label"] for one in scores) != dataset["n_anomalous"]:
@@ -199,21 +203,3 @@ def check_mergeable(records: Iterable[Record]) -> None:
                     f"records {first[1][:12]} and {record['id'][:12]} have differing {key[0]} of {key[1]}: "
                     "keep them in separate --results folders"
                 )
-
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Record",
-    "as_read",
-    "cannot_write",
-    "check_mergeable",
-    "check_writable",
-    "read_record",
-    "read_records",
-    "record_path",
-    "to_json",
-    "without_paths",
-    "write_bytes",
-    "write_record",
-    "write_text",
-]

@@ -21,13 +21,15 @@ from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import Maps, f1_thresholds
+from padim_bench.files import check_writable
 from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
 from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
 from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import done_elsewhere
 from padim_bench.harness.features import Features
-from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read, check_writable, read_records, write_record
+from padim_bench.harness.records import Record, as_read, read_records, write_record
+from padim_bench.harness.sealed import SCHEMA_VERSION
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
@@ -210,7 +212,7 @@ def run(
         for note in read["dataset"]["notes"]:
             if note not in said:
                 said.add(note)
-                on_message(f"note: {config.category}: {note}")
+                on_message(f"padim-bench: note: {config.category}: {note}")
 
     for line in dict.fromkeys(line for unit in todo for line in statements(unit)):
         on_message(line)

@@ -18,10 +18,11 @@ from torch import Tensor
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
+from padim_bench.files import check_writable
 from padim_bench.harness.budget import HISTOGRAM_BYTES, NEVER, cached_backbone, share, told, training_cost
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.records import Record, as_read, check_writable, read_records, write_record
+from padim_bench.harness.records import Record, as_read, read_records, write_record
 from padim_bench.harness.runner import (
     Interrupted,
     ModelSpec,

@@ -20,7 +20,8 @@ from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import environment
 from padim_bench.harness.measurements import measurement_id
 from padim_bench.harness.memory import state_bytes
-from padim_bench.harness.records import SCHEMA_VERSION, Record, as_read
+from padim_bench.harness.records import Record, as_read
+from padim_bench.harness.sealed import SCHEMA_VERSION
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone

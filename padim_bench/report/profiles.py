@@ -137,7 +137,8 @@ def _summary_grid(records: Sequence[Record]) -> Grid:
         metrics = [NONE if r["metrics"][k] is None else f"{100 * r['metrics'][k]:.2f}" for k in METRICS]
         rates = [NONE if (one := _scoring(r, n)) is None else figure3(one["images_per_s"]) for n in sizes]
         costs = [figure3(r["fit_s"]["total"]), _peak(r), figure3(r["state_bytes"], 1e-6)]
-        errors = [f"{r['accuracy'][k]:.1e}" for k in ("largest_error", "median_error")]
+        found = [r["accuracy"][k] for k in ("largest_error", "median_error")]
+        errors = [NONE if error is None else f"{error:.1e}" for error in found]
         ends = ["yes" if i in front else "", r["status"]]
         rows.append([*_named(i, r), *metrics, figure3(latency(r)["total"]["p50"], 1e3), *rates, *costs, *errors, *ends])
     return Grid(header, rows, _rules(records))

@@ -110,7 +110,7 @@ def test_the_longest_names_and_seeds_leave_records(cli: CommandLine, tiny: Path,
 
     long = "x" * 200
     shutil.copytree(tiny / "bottle", tmp_path / "data" / long)
-    options = ("--data", tmp_path / "data", "--results", tmp_path / "results", "--seed", 10**100)
+    options = ("--data", tmp_path / "data", "--results", tmp_path / "results", "--seed", 2**63 - 1)
     for resumed in (False, True):
         assert [run["resumed"] for run in cli("run", *SMALL, *options, "--json").runs] == [resumed]
     (record,) = record_files(tmp_path / "results")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.records import check_writable
+from padim_bench.files import check_writable
 from padim_bench.progress import Progress
 from tests.peers import report
 from tests.peers.rows import STRATEGIES, THREADS, Row, all_rows

@@ -81,11 +81,19 @@ def test_files_of_other_machines_and_older_versions_are_cleared_when_old(tmp_pat
         older(tmp_path / name, age)
         check_writable(tmp_path)
         assert not (tmp_path / name).exists(), name
-    for name in (".hidden", ".x.tmp", "x.json", ".x.json.tmp", "1.tmp"):  # anybody's
+    for name in (".hidden", ".x.tmp", "x.json", ".x.json.tmp", "1.tmp", ".notes.2024.tmp"):  # anybody's
         (tmp_path / name).touch()
         older(tmp_path / name, 9 * DAY_S)
     check_writable(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_nothing_is_cleared_in_a_folder_above_one_that_is_not_there(tmp_path: Path) -> None:
+    above = temporary_of(tmp_path / "one.json")
+    above.touch()
+    older(above, 2 * DAY_S)
+    check_writable(tmp_path / "new" / "records")
+    assert above.exists()
 
 
 def test_only_a_files_own_are_cleared_where_others_share_the_folder(tmp_path: Path) -> None:

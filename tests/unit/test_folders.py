@@ -200,6 +200,13 @@ def test_a_category_of_the_demos_names_is_the_demo_only_if_it_was_drawn_as_such(
 # What is left out.
 
 
+def test_a_link_to_nothing_called_like_a_folder_of_the_layout_is_left_out(tmp_path: Path) -> None:
+    draw(*(tmp_path / "part" / name for name in ("train/good/0.png", "train/good/1.png", "test/good/0.png")))
+    (tmp_path / "part" / "Test").symlink_to(tmp_path / "nowhere")
+    with pytest.warns(DataWarning, match="left out 1: .*Test"):
+        mvtec(tmp_path, "part")
+
+
 def test_images_of_every_suffix_that_is_read_are_read(tmp_path: Path) -> None:
     base = make(tmp_path)
     for i, suffix in enumerate(["jfif", "pgm", "ppm", "pnm", "gif", "jp2", "JPG", "tif", "webp", "avif"]):

@@ -152,6 +152,8 @@ def test_an_edited_record_with_a_new_digest_gives_no_traceback(folder: Path) -> 
         (("status",), "fine", "status: 'fine' is none of ok, invalid"),
         (("environment", "versions"), {}, "environment.versions.padim-bench: "),
         (("scores",), [], "scores: 0 of 5"),
+        (("timings_s",), {}, "timings_s.fit: "),
+        (("memory",), {"peak_rss_scope": "run"}, "memory.peak_rss_bytes: "),
     ],
 )
 def test_what_is_wrong_in_a_record_is_named_with_the_mend(
