@@ -129,6 +129,7 @@ LARGE = {
     "nasnet": "89 million parameters",
     "pnasnet": "86 million parameters",
     "qwen3_vit": "87 million parameters",
+    "sequencer": "recurrent layers of many seconds an image on a CPU",
     "vgg": "133 million parameters",
     "vision_transformer_sam": "86 million parameters",
 }
@@ -138,7 +139,7 @@ WITHIN = {"crossvit": ("blocks.0.blocks.0", "blocks.1.blocks.1")}
 LARGER = {"byoanet": 256}  # takes no other size
 
 
-TWO_SIZES_BELOW = 6_000_000  # parameters
+TWO_SIZES_BELOW = 3_000_000  # parameters
 
 
 def smallest() -> Iterator[Any]:
@@ -153,7 +154,7 @@ def test_no_family_of_timm_is_missing() -> None:
     assert LARGE.keys() <= FAMILIES.keys()
 
 
-@pytest.mark.parametrize(("family", "arch"), smallest())
+@pytest.mark.parametrize(("family", "arch"), list(smallest()))
 def test_layers_are_timms_own_maps(family: str, arch: str, tmp_path: Path) -> None:
     if not timm.is_model(arch):
         pytest.skip(f"timm {timm.__version__} has no {arch}")
@@ -172,21 +173,32 @@ def test_layers_are_timms_own_maps(family: str, arch: str, tmp_path: Path) -> No
 
 
 def compare(arch: str, layers: tuple[str, ...], size: int, folder: Path) -> None:
-    """Our features of drawn weights, read from a file, with timm's own intermediate maps."""
+    """Our features of drawn weights, read from a file, with timm's own intermediate maps, both in float64.
+
+    In float32 the two add up in other orders, and drawn weights let values grow: where repvit's are 3e3, timm's own
+    float32 maps are 8e-5 off its float64 ones, nextvit's 2e-5. In float64 nothing but rounding of 1e-16 an
+    operation is left between them, 1e-13 after repvit's layers.
+    """
     torch.manual_seed(0)
     options = find_layers(arch, layers, (size, size)).options
     model: Any = timm.create_model(arch, pretrained=False, **options).eval()
     fill_quickly(model)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{arch}.safetensors")
+    # Clones, since some models hold one tensor under two names.
+    save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}, folder / f"{arch}.safetensors")
     names = feature_names(model)
     wanted = {"indices": [names.index(n) for n in layers], "stop_early": True} if layers[0] in names else {}
-    images = torch.rand(2, 3, size, size)
+    images = torch.rand(1, 3, size, size)
     with torch.no_grad():
-        maps = model.forward_intermediates(images, output_fmt="NCHW", norm=False, intermediates_only=True, **wanted)
-    ours = create_backbone(arch, folder, layers, image_size=size, normalize=False)(images)
-    for layer, found in zip(layers, ours, strict=True):
+        maps = model.double().forward_intermediates(
+            images.double(), output_fmt="NCHW", norm=False, intermediates_only=True, **wanted
+        )
+    # Folding, which rounds new weights to float32, has tests and a limit of its own.
+    ours = create_backbone(arch, folder, layers, image_size=size, normalize=False, fold=False).double()
+    ours.model.register_forward_pre_hook(lambda _model, given: (given[0].double(),))
+    for layer, found in zip(layers, ours(images), strict=True):
         candidates = [maps[layers.index(layer)]] if wanted else [m for m in maps if m.shape == found.shape]
-        assert min(relative_error(found, right) for right in candidates if found.shape == right.shape) < 2e-5, layer
+        assert found.dtype == torch.float64
+        assert min(relative_error(found, right) for right in candidates if found.shape == right.shape) < 1e-10, layer
 
 
 @pytest.mark.parametrize(
