@@ -184,7 +184,8 @@ def compare(arch: str, layers: tuple[str, ...], size: int, folder: Path) -> None
     model: Any = timm.create_model(arch, pretrained=False, **options).eval()
     fill_quickly(model)
     # Clones, since some models hold one tensor under two names.
-    save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}, folder / f"{arch}.safetensors")
+    state = {k: v.clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
+    save_file(state, folder / f"{arch}.safetensors")
     names = feature_names(model)
     wanted = {"indices": [names.index(n) for n in layers], "stop_early": True} if layers[0] in names else {}
     images = torch.rand(1, 3, size, size)
