@@ -228,4 +228,4 @@ def _score_scene(
     metrics: dict[str, Any] = compute_metrics(np.array(labels), result.scores.numpy())
     streamed = roc.compute()
     result.metrics = metrics | {"pixel_auroc": streamed.value}
-    result.extra = {"pixel_auroc_error_bound": streamed.error_bound}
+    result.extra = {"error_bounds": {"pixel_auroc": streamed.error_bound}}

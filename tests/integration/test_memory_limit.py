@@ -102,6 +102,16 @@ def test_maps_past_the_limit_are_counted_in_histograms_within_their_bounds(
         assert streamed["metrics"][name] == pytest.approx(value, abs=bounds.get(name, 0) + 1e-9)
         assert 0 <= bounds.get(name, 0) < 5e-3
 
+    command = (*RUN, *options, "--results", tmp_path / "streamed")
+    rough = "1 of them with pixel metrics from histograms, within their error bounds: delete those "
+    assert rough in cli(*command, "--memory-limit", "1GiB").err
+    assert "histograms" not in cli(*command, "--memory-limit", "30MiB").err
+    (path,) = record_files(tmp_path / "streamed")
+    path.unlink()
+    again = cli(*command, "--memory-limit", "1GiB")
+    assert "on record already" not in again.err
+    assert _records(tmp_path / "streamed")[0]["metrics"] == held["metrics"]
+
 
 def test_what_will_be_streamed_is_said_in_a_line_and_what_fits_is_not(
     cli: CommandLine, many: Path, tmp_path: Path
