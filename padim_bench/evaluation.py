@@ -153,7 +153,9 @@ class Maps:
         """Adds maps (B, S, S) and their masks; None where the category has none, of which nothing is kept."""
         if masks is None:
             return
-        for score_map, mask in zip(maps_at(masks, maps, self.protocol), masks, strict=True):
+        for one, mask in zip(maps, masks, strict=True):
+            # One by one: a mask of its own size may have hundreds of times the pixels of a map.
+            (score_map,) = maps_at([mask], one[None], self.protocol)
             if self._roc is None or self._pro is None:
                 self.maps.append(score_map)
                 self.masks.append(mask)

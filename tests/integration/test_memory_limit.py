@@ -178,6 +178,28 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     assert peaks[1] - peaks[0] < limit
 
 
+_ADDED = """
+import resource
+from dataclasses import replace
+import numpy as np
+import torch
+from padim_bench.evaluation import Maps
+from padim_bench.protocols import get_protocol
+masks = [np.arange(2000 * 2000).reshape(2000, 2000) % 7 == 0] * 16
+maps = Maps(replace(get_protocol("paper"), compare_at="masks"), exact=False)
+for n in (2, 16):
+    maps.add(torch.rand(n, 224, 224), masks[:n])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted otherwise elsewhere")
+def test_maps_of_a_batch_are_resized_one_by_one() -> None:
+    found = subprocess.run([sys.executable, "-c", _ADDED], capture_output=True, text=True, check=True)
+    few, more = map(int, found.stdout.split())
+    assert more - few < 3 * 4 * 2000**2  # and not the 14 more maps
+
+
 def test_evaluate_decodes_test_images_alone(bottle: Path) -> None:
     category = mvtec(bottle.parent, "bottle")
     model = PaDiM("resnet18", weights="random", n_features=20).fit(load_images(category.train))
