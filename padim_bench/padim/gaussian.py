@@ -42,20 +42,6 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 Group = tuple[slice, Tensor | None, Tensor | None]
 
 
-def moments_bytes(n_positions: int, n_features: int, dtype: torch.dtype) -> int:
-    """What :class:`TrainingMoments` hold once folded, whatever the images: scatter in float32, means in ``dtype``."""
-    return n_positions * n_features * (4 * n_features + torch.finfo(dtype).bits // 8)
-
-
-def features_within(memory_limit: int, embedding: PatchEmbedding, dtype: torch.dtype) -> int:
-    """Bytes of features to hold before folding, so that they and the moments stay within ``memory_limit``.
-
-    Moments that are more than half of it come on top: folding early would not save what they take.
-    """
-    moments = moments_bytes(embedding.n_positions, embedding.n_features, dtype)
-    return memory_limit - moments if moments <= memory_limit // 2 else memory_limit
-
-
 class TrainingMoments:
     """What is kept of the training images: the selected features, or past a limit, mean and scatter.
 
