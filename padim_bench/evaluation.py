@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -79,9 +79,33 @@ def load_images(
     caller works on this one.
     Raises PadimBenchError, naming the file, for an image that cannot be read.
     """
+    return _Batches(_decoded(samples, get_protocol(protocol), batch_size, threads), -(-len(samples) // batch_size))
+
+
+class _Batches(Iterator["Tensor"]):
+    """Batches that say how many are left, so that a fit knows whether it can hold them."""
+
+    def __init__(self, batches: Generator[Tensor, None, None], n: int) -> None:
+        self._batches, self._left = batches, n
+
+    def __next__(self) -> Tensor:
+        batch = next(self._batches)
+        self._left -= 1
+        return batch
+
+    def __length_hint__(self) -> int:
+        return self._left
+
+    def close(self) -> None:
+        """Ends the decoding that is ahead."""
+        self._batches.close()
+
+
+def _decoded(
+    samples: Sequence[Sample], chosen: Protocol, batch_size: int, threads: int | None
+) -> Generator[Tensor, None, None]:
     import torch
 
-    chosen = get_protocol(protocol)
     if chosen.rotation:
         raise PadimBenchError("load_images knows no dataset root, which Rd-MVTec AD draws by: use load_category")
 
@@ -153,7 +177,9 @@ class Maps:
         """Adds maps (B, S, S) and their masks; None where the category has none, of which nothing is kept."""
         if masks is None:
             return
-        for score_map, mask in zip(maps_at(masks, maps, self.protocol), masks, strict=True):
+        for one, mask in zip(maps, masks, strict=True):
+            # One by one: a mask of its own size may have hundreds of times the pixels of a map.
+            (score_map,) = maps_at([mask], one[None], self.protocol)
             if self._roc is None or self._pro is None:
                 self.maps.append(score_map)
                 self.masks.append(mask)

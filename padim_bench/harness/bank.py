@@ -23,7 +23,6 @@ from padim_bench.data.loading import (
     split_digest,
 )
 from padim_bench.harness.budget import (
-    NEVER,
     SCORED_AT_ONCE,
     Group,
     Key,
@@ -42,6 +41,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.reduction import ChannelMoments, principal_components
+from padim_bench.padim.sharing import NEVER
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
 

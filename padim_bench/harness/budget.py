@@ -26,20 +26,17 @@ from padim_bench.harness.config import RunConfig
 from padim_bench.harness.features import union_of_channels
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import moments_bytes
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.padim.weights import Weights
 
 if TYPE_CHECKING:
     from padim_bench.harness.runner import Unit
 
-# Batches whose features are held at least before they are folded: to read and write moments costs as much as some.
-FOLDED_BATCHES = 8
 # The whole state is read once for each batch of distances, so these are larger than the backbone's.
 SCORED_AT_ONCE = 32
-NEVER = 1 << 62  # bytes that no features take
 # Of StreamingROC and StreamingPRO.
 HISTOGRAM_BYTES = 33 << 20
 # Principal components are of so many positions of all images at a time: float32, and the copy in float64.
@@ -84,33 +81,6 @@ def members(config: RunConfig) -> list[Members]:
 def key(config: RunConfig, names: Members) -> Key:
     """Configurations that share it differ only in what is made of the same training moments."""
     return names, config.reduction, config.n_features, config.seed, config.compute_dtype
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes of training moments: of all features, if held; else of moments and the least that is folded at once."""
-
-    held: int
-    moments: int
-    least: int
-
-    @property
-    def folded(self) -> int:
-        return self.moments + self.least
-
-
-def selected_bytes(embedding: PatchEmbedding) -> int:
-    """Of what an embedding is made of, one image's: layers stay on their own grids."""
-    parts = zip(embedding.layer_grids, embedding.local_channels, strict=True)
-    projected = embedding.projection is not None
-    return sum(4 * prod(grid) * (embedding.n_features if projected else len(own)) for grid, own in parts)
-
-
-def training_cost(embedding: PatchEmbedding, compute_dtype: str, n: int, batch_size: int) -> Cost:
-    """Of the training moments of ``n`` images."""
-    each = selected_bytes(embedding)
-    moments = moments_bytes(embedding.n_positions, embedding.n_features, COMPUTE_DTYPES[compute_dtype])
-    return Cost(n * each, moments, min(FOLDED_BATCHES * batch_size, n) * each)
 
 
 class Layouts:
@@ -210,21 +180,6 @@ class Plan:
     exact: dict[tuple[object, ...], bool]
 
 
-def share(costs: Sequence[Cost], limit: int) -> tuple[list[int | None], int]:
-    """The bytes of features that each embedding holds before it folds them (None: all), and what all take.
-
-    Nothing is folded that can be held within the limit, or that would take more folded; the rest share what is left.
-    """
-    taken = [min(cost.held, cost.folded) for cost in costs]
-    for i, cost in enumerate(costs):
-        if sum(taken) - taken[i] + cost.held <= limit:
-            taken[i] = cost.held
-    fold = [took < cost.held for took, cost in zip(taken, costs, strict=True)]
-    spare = max(0, limit - sum(taken)) // max(1, sum(fold))
-    rooms = [cost.least + spare if folds else None for folds, cost in zip(fold, costs, strict=True)]
-    return rooms, sum(taken) + spare * sum(fold)
-
-
 def plan_unit(unit: Unit) -> Plan:
     """What running the unit holds, from sizes known in advance. Raises PadimBenchError for what never fits."""
     layouts, limit = Layouts(unit), unit.settings.memory_limit
@@ -270,7 +225,10 @@ def plan_unit(unit: Unit) -> Plan:
 
     def group(configs: Sequence[RunConfig]) -> Group:
         test_bytes, tested_held = tested(configs)
-        costs = [training_cost(layouts.one(one), one[4], n_train, unit.settings.batch_size) for one in keys(configs)]
+        costs = [
+            training_cost(layouts.one(one), COMPUTE_DTYPES[one[4]], n_train, unit.settings.batch_size)
+            for one in keys(configs)
+        ]
         rooms, used = share(costs, limit - test_bytes)
         return Group(tuple(configs), dict(zip(keys(configs), rooms, strict=True)), tested_held, used + test_bytes)
 

@@ -197,9 +197,15 @@ def run(
         check_writable(*(results / name for name in writes))
     total = sum(len(u.configs) for u in units)
     if outcomes:
+        rough = ""
+        if n_rough := sum(_needlessly_rough(unit, outcomes) for unit in units):
+            rough = (
+                f"; {n_rough} of them with pixel metrics from histograms, within their error bounds: delete those "
+                "records (that name error_bounds) to compute them exactly"
+            )
         on_message(
             f"{len(outcomes)} of {total} runs are on record already in {results.as_posix()} and not repeated "
-            "(with --results and another folder they are)"
+            f"(with --results and another folder they are){rough}"
         )
 
     said = {note for unit in units for note in unit.category.notes}  # when the folders were listed
@@ -250,6 +256,16 @@ def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]]) -> dict[RunC
     digest = split_digest(unit.category, threads=unit.settings.threads)
     ids = {config: config.run_id(digest, unit.weights.sha256) for config in unit.configs}
     return {c: Outcome(c, *existing[i], resumed=True) for c, i in ids.items() if i in existing}
+
+
+def _needlessly_rough(unit: Unit, outcomes: dict[RunConfig, Outcome]) -> int:
+    """How many records of the unit's runs have pixel metrics from histograms, whose maps this limit would hold."""
+    found = {c: outcomes[c].record["extra"] or {} for c in unit.configs if c in outcomes}
+    rough = tuple(config for config, extra in found.items() if extra.get("error_bounds"))
+    if not rough:
+        return 0
+    exact = plan_unit(replace(unit, configs=rough)).exact
+    return sum(exact[config.protocol.mask_choices] for config in rough)
 
 
 def _steps(unit: Unit) -> int:

@@ -19,7 +19,7 @@ from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
 from padim_bench.files import check_writable
-from padim_bench.harness.budget import HISTOGRAM_BYTES, NEVER, cached_backbone, share, told, training_cost
+from padim_bench.harness.budget import HISTOGRAM_BYTES, cached_backbone, told
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.records import Record, as_read, read_records, write_record
@@ -40,6 +40,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.progress import Progress
 
 
@@ -135,7 +136,7 @@ def _embedding(config: RunConfig, backbone: Backbone) -> PatchEmbedding:
 def _room(scene: Scene, config: RunConfig, backbone: Backbone, settings: Settings) -> tuple[int | None, str]:
     """Bytes of features to hold before they are folded (None: all of them), and the line that says so."""
     n, limit = _frames(scene.train, config.every), settings.memory_limit
-    cost = training_cost(_embedding(config, backbone), config.compute_dtype, n, config.batch_size)
+    cost = training_cost(_embedding(config, backbone), COMPUTE_DTYPES[config.compute_dtype], n, config.batch_size)
     (room,), needed = share([cost], limit - HISTOGRAM_BYTES)
     if room is None:
         return None, ""
@@ -228,4 +229,4 @@ def _score_scene(
     metrics: dict[str, Any] = compute_metrics(np.array(labels), result.scores.numpy())
     streamed = roc.compute()
     result.metrics = metrics | {"pixel_auroc": streamed.value}
-    result.extra = {"pixel_auroc_error_bound": streamed.error_bound}
+    result.extra = {"error_bounds": {"pixel_auroc": streamed.error_bound}}

@@ -16,6 +16,8 @@ from padim_bench.reading import in_one_line
 
 # Rounding may take a ratio of sums a little past its ends.
 _Unit = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+# Of a metric from histograms; undefined where the metric is.
+_Bound = Annotated[float, Field(ge=0, le=1e12)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 # Of seconds and rates no more than any machine can tell; divided by and drawn on log axes are positive ones.
 _Seconds = Annotated[float, Field(ge=0, le=1e12)]
@@ -90,7 +92,7 @@ class Embedding(TypedDict):
 
 class Extra(TypedDict):
     pro_variants: NotRequired[dict[str, _Number | None]]
-    pixel_auroc_error_bound: NotRequired[_Seconds | None]
+    error_bounds: NotRequired[dict[str, _Bound | None]]
 
 
 class _AnyRun(TypedDict):

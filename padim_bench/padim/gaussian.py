@@ -42,20 +42,6 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 Group = tuple[slice, Tensor | None, Tensor | None]
 
 
-def moments_bytes(n_positions: int, n_features: int, dtype: torch.dtype) -> int:
-    """What :class:`TrainingMoments` hold once folded, whatever the images: scatter in float32, means in ``dtype``."""
-    return n_positions * n_features * (4 * n_features + torch.finfo(dtype).bits // 8)
-
-
-def features_within(memory_limit: int, embedding: PatchEmbedding, dtype: torch.dtype) -> int:
-    """Bytes of features to hold before folding, so that they and the moments stay within ``memory_limit``.
-
-    Moments that are more than half of it come on top: folding early would not save what they take.
-    """
-    moments = moments_bytes(embedding.n_positions, embedding.n_features, dtype)
-    return memory_limit - moments if moments <= memory_limit // 2 else memory_limit
-
-
 class TrainingMoments:
     """What is kept of the training images: the selected features, or past a limit, mean and scatter.
 
@@ -183,16 +169,22 @@ class TrainingMoments:
                 (p, first.new_zeros(n, d, dtype=self.dtype), _returned_zeros((n, d, d), first)) for p, n in sizes
             ]
 
-        step = self._tiles[0][0].stop
+        whole = self._tiles[0][0].stop
+        # Tiles are of as many positions as few images allow: of many images they are read in parts.
+        step = min(whole, self._step(self._pending_n))
+        together = self._tiles_to_a_group(step)
 
         def fold(some: slice) -> None:
-            tiles = self._tiles[some]
-            positions = slice(tiles[0][0].start, tiles[-1][0].stop)
-            for tile, (_, mean, centred) in zip(tiles, self._centred(positions, self.dtype, step), strict=True):
-                scatter = torch.bmm(centred.mT, centred)
-                _chan_update(tile[1], tile[2], self._folded_n, mean, scatter, self._pending_n)
+            first, last = self._tiles[some][0][0].start, self._tiles[some][-1][0].stop
+            for read in _slices(last - first, last - first if step == whole else step * together):
+                positions = slice(first + read.start, first + read.stop)
+                for part, mean, centred in self._centred(positions, self.dtype, step):
+                    tile, means, scatters = self._tiles[part.start // whole]
+                    here = slice(part.start - tile.start, part.stop - tile.start)
+                    scatter = torch.bmm(centred.mT, centred)
+                    _chan_update(means[here], scatters[here], self._folded_n, mean, scatter, self._pending_n)
 
-        neighbours = _slices(len(self._tiles), self._tiles_to_a_group(step))
+        neighbours = _slices(len(self._tiles), together if step == whole else 1)
         for_each(fold, neighbours, parallel=not self._pending[0][0].is_cuda)
         self._folded_n += self._pending_n
         self._pending, self._pending_n, self._pending_bytes = [], 0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import length_hint
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, features_within, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
+from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
 from padim_bench.protocols import Protocol, get_protocol
 
@@ -40,9 +42,11 @@ class PaDiM:
         device: where everything runs.
         normalize: False if the images are normalised already.
         backbone_dtype: "float32", or "bfloat16" where half the time is worth features that are off by about 1 %.
-        memory_limit: bytes that may be held of what grows with the number of images. Training features are folded
-            into running moments before these and those pass it; moments that alone are more than half of it, 4 D
-            bytes a number of the mean, come on top. ``evaluate`` keeps maps within it.
+        memory_limit: bytes that may be held of what grows with the number of images. Training features are held
+            where they fit, or where moments would take more; else folded into running moments before these, 4 D
+            bytes a number of the mean, and the features pass it. Where moments alone do, a few batches of features
+            come on top. How many images there will be is asked of what ``fit`` is given (its length, or length
+            hint); of ``partial_fit``'s and of what has none no end is assumed. ``evaluate`` keeps maps within it.
         reduction: how dimensions are reduced; see ``REDUCTIONS``. "pca" learns its directions from the
             training images, so it holds their features until then, or past ``memory_limit`` reads them twice.
 
@@ -117,7 +121,7 @@ class PaDiM:
             if self.reduction == "pca":
                 self._fit_components(images)
             else:
-                self.partial_fit(images)
+                self._learn(images, _expected_batches(images))
             self._gaussians = self._factorise(consume=True)
         except BaseException:
             self._image_size = None  # half a fit is none
@@ -137,10 +141,7 @@ class PaDiM:
             raise PadimBenchError(
                 "fit() and load() keep no training moments: build this model with partial_fit() alone"
             )
-        for features in self._features(images):
-            if self._moments is None:
-                self._moments = self._new_moments(features)
-            self._moments.update(self._moments.embedding.select(features))
+        self._learn(images)
         self._gaussians = None
         return self
 
@@ -229,6 +230,14 @@ class PaDiM:
         backbone = self.backbone
         return backbone.weights.sha256, backbone.layers, backbone.normalize, backbone.dtype, self.compute_dtype
 
+    def _learn(self, images: Tensor | Iterable[Any], n_batches: int = NEVER) -> None:
+        """Adds images to the moments."""
+        for features in self._features(images):
+            if self._moments is None:
+                batch_size = len(features[0])
+                self._moments = self._new_moments(features, n_batches * batch_size, batch_size)
+            self._moments.update(self._moments.embedding.select(features))
+
     def _features(self, images: Tensor | Iterable[Any]) -> Iterator[list[Tensor]]:
         """Feature maps batch by batch. Raises PadimBenchError without any image, or for images of another size."""
         empty = True
@@ -250,7 +259,7 @@ class PaDiM:
         Features are held in between; past ``memory_limit`` the images, unless they are an iterator, are read again.
         """
         held: list[list[Tensor]] | None = []
-        n_bytes = 0
+        n_bytes = n = batch_size = 0
         channels: ChannelMoments | None = None
         first: list[Tensor] = []
         for features in self._features(images):
@@ -259,6 +268,7 @@ class PaDiM:
                 first = [layer[:0] for layer in features]
             channels.update(channels.embedding.select(features))
             n_bytes += sum(layer.nbytes for layer in features)
+            n, batch_size = n + len(features[0]), max(batch_size, len(features[0]))
             if held is not None and n_bytes <= self.memory_limit:
                 held.append(features)
                 continue
@@ -270,7 +280,7 @@ class PaDiM:
                 )
         assert channels is not None
         components, _ = principal_components(channels)
-        self._moments = self._new_moments(first, components)
+        self._moments = self._new_moments(first, n, batch_size, components)
         if held is None:
             for features in self._features(images):
                 self._moments.update(self._moments.embedding.select(features))
@@ -278,12 +288,17 @@ class PaDiM:
         while held:
             self._moments.update(self._moments.embedding.select(held.pop(0)))
 
-    def _new_moments(self, features: Sequence[Tensor], components: Tensor | None = None) -> TrainingMoments:
+    def _new_moments(
+        self, features: Sequence[Tensor], n: int, batch_size: int, components: Tensor | None = None
+    ) -> TrainingMoments:
+        """Moments of about ``n`` images that fold when the memory limit asks for it."""
         embedding = reduced_embedding(
             self.backbone.channels, _grids(features), self.reduction, self.n_features, self.seed, components
         )
         dtype = COMPUTE_DTYPES[self.compute_dtype]
-        return TrainingMoments(embedding, dtype, features_within(self.memory_limit, embedding, dtype))
+        cost = training_cost(embedding, dtype, n, batch_size)
+        (room,), _ = share([cost], self.memory_limit)
+        return TrainingMoments(embedding, dtype, max(cost.held, self.memory_limit) if room is None else room)
 
     def _factorise(self, *, consume: bool) -> PatchGaussians:
         assert self._moments is not None
@@ -317,6 +332,13 @@ def _grids(features: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise PadimBenchError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
+
+
+def _expected_batches(images: Tensor | Iterable[Any]) -> int:
+    """How many batches ``images`` say that they are; as good as endless where they do not."""
+    if isinstance(images, Tensor):
+        return -(-len(images) // CPU_BATCH_SIZE)
+    return length_hint(images, NEVER)
 
 
 def _batches(images: Tensor | Iterable[Any]) -> Iterable[Tensor]:

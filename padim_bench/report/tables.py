@@ -25,6 +25,8 @@ FULL = {
     "demo-stc": {"all": 2},
 }
 
+_PIXEL_METRICS = {"pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pixel_f1_max": "pixel F1-max", "pro": "PRO"}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -288,6 +290,25 @@ def code_facts(environments: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _approximate(records: Sequence[Record]) -> list[str]:
+    """The line that says whose pixel metrics are from histograms, and how far off they may be; none if none are."""
+    found = [(r, bounds) for r in records if (bounds := (r.get("extra") or {}).get("error_bounds"))]
+    if not found:
+        return []
+    known = [(name, bound) for _, bounds in found for name, bound in bounds.items() if bound is not None]
+    largest = {name: max(b for n, b in known if n == name) for name, _ in known}
+    told = [f"{_PIXEL_METRICS.get(name, name)} {_rounded_up(100 * bound)}" for name, bound in largest.items()]
+    whose = "all" if len(found) == len(records) else distinct([r["dataset"]["category"] for r, _ in found])
+    where = f", within these points of the exact values: {', '.join(told)}" if told else ""
+    return [f"pixel metrics of {whose} from histograms{where}"]
+
+
+def _rounded_up(value: float) -> str:
+    """To one digit, and never below the value."""
+    digit = 10.0 ** math.floor(math.log10(value)) if value else 1.0
+    return f"{math.ceil(value / digit) * digit:.1g}"
+
+
 def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
     """Provenance that all records share, each fact once."""
     sizes = dict.fromkeys(size for r in records for size in r["dataset"]["image_sizes"])
@@ -310,9 +331,7 @@ def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
             f"frames: {steps} of each clip; {sum(d['n_train'] for d in of_model)} for training, "
             f"{sum(d['n_test'] for d in of_model)} for testing"
         )
-        bounds = [(r["extra"] or {}).get("pixel_auroc_error_bound") for r in scenes]
-        if known := [b for b in bounds if b is not None]:
-            facts[-1] += f"; pixel AUROC from histograms, within {100 * max(known):.1g} points of exact"
+    facts += _approximate(records)
     facts += [f"weights: {label}{f' ({note})' if note else ''}" for label, note in weights.items()]
     if image_level:
         facts.append(f"without ground-truth masks, image level only: {', '.join(image_level)}")

@@ -195,6 +195,7 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     assert {k: v[0] for k, v in contents(tmp_path).items()} == {k: v[0] for k, v in before.items()}
     text = (tmp_path / "tables" / "table4.md").read_text()
     assert "one in 4 of each clip" in text
+    assert "from histograms, within these points of the exact values: pixel AUROC 0." in text
     assert "DEMO DATA" in text.splitlines()[0]
 
     record = next(r for _, r in read_records(tmp_path).values() if r["config"]["category"] == "01")
@@ -209,7 +210,7 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     np.testing.assert_allclose([s["score"] for s in record["scores"]], scores.numpy(), rtol=1e-4)
     masks = np.stack([frame.mask for frame in test if frame.mask is not None])
     exact = detection_metrics(masks, maps.numpy()).auroc
-    bound = record["extra"]["pixel_auroc_error_bound"]
+    bound = record["extra"]["error_bounds"]["pixel_auroc"]
     assert 0 < bound < 1e-3
     assert record["metrics"]["pixel_auroc"] == pytest.approx(exact, abs=bound + 1e-6)
 

@@ -102,6 +102,16 @@ def test_maps_past_the_limit_are_counted_in_histograms_within_their_bounds(
         assert streamed["metrics"][name] == pytest.approx(value, abs=bounds.get(name, 0) + 1e-9)
         assert 0 <= bounds.get(name, 0) < 5e-3
 
+    command = (*RUN, *options, "--results", tmp_path / "streamed")
+    rough = "1 of them with pixel metrics from histograms, within their error bounds: delete those "
+    assert rough in cli(*command, "--memory-limit", "1GiB").err
+    assert "histograms" not in cli(*command, "--memory-limit", "30MiB").err
+    (path,) = record_files(tmp_path / "streamed")
+    path.unlink()
+    again = cli(*command, "--memory-limit", "1GiB")
+    assert "on record already" not in again.err
+    assert _records(tmp_path / "streamed")[0]["metrics"] == held["metrics"]
+
 
 def test_what_will_be_streamed_is_said_in_a_line_and_what_fits_is_not(
     cli: CommandLine, many: Path, tmp_path: Path
@@ -166,6 +176,28 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     (record,) = _records(more)
     assert record["memory"]["images"] == "streamed"
     assert peaks[1] - peaks[0] < limit
+
+
+_ADDED = """
+import resource
+from dataclasses import replace
+import numpy as np
+import torch
+from padim_bench.evaluation import Maps
+from padim_bench.protocols import get_protocol
+masks = [np.arange(2000 * 2000).reshape(2000, 2000) % 7 == 0] * 16
+maps = Maps(replace(get_protocol("paper"), compare_at="masks"), exact=False)
+for n in (2, 16):
+    maps.add(torch.rand(n, 224, 224), masks[:n])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted otherwise elsewhere")
+def test_maps_of_a_batch_are_resized_one_by_one() -> None:
+    found = subprocess.run([sys.executable, "-c", _ADDED], capture_output=True, text=True, check=True)
+    few, more = map(int, found.stdout.split())
+    assert more - few < 3 * 4 * 2000**2  # and not the 14 more maps
 
 
 def test_evaluate_decodes_test_images_alone(bottle: Path) -> None:

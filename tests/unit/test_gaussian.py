@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +149,42 @@ def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -
     fitted = fit_gaussians(moments_of(features(2)), epsilon=0.01, strategy="woodbury")
     assert torch.isfinite(fitted.squared_distances(EMBEDDING.select(features(1, seed=5)))).all()
     assert torch.get_num_threads() == threads
+
+
+_FOLDED = """
+import resource, torch
+from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.gaussian import TrainingMoments
+torch.set_num_threads(2)
+embedding = PatchEmbedding((100,), ((16, 16),), tuple(range(100)))
+moments = TrainingMoments(embedding, torch.float64, 1)
+moments.update(embedding.select([torch.randn(20, 100, 16, 16)]))
+moments.memory_limit = 1 << 60
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+for _ in range(20):
+    moments.update(embedding.select([torch.randn(100, 100, 16, 16)]))
+before = peak()
+list(moments.groups())
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted otherwise elsewhere")
+def test_folding_many_images_takes_little_beside_their_features() -> None:
+    found = subprocess.run([sys.executable, "-c", _FOLDED], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 120e6  # of 205 MB of features; 104 positions in float64 would be 166 MB, twice
+
+
+def test_many_images_folded_after_few_are_as_if_all_were_held() -> None:
+    embedding = PatchEmbedding((100,), ((12, 12),), tuple(range(100)))
+    generator = torch.Generator().manual_seed(3)
+    few, many = (embedding.select([1 + torch.randn(n, 100, 12, 12, generator=generator)]) for n in (10, 600))
+    held, folded = (TrainingMoments(embedding, torch.float64, limit) for limit in (1 << 60, 1))
+    for moments in (held, folded):
+        moments.update(few)
+        moments.update(many)
+    for ours, theirs in zip(covariances(folded), covariances(held), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_moments_folded_after_differing_numbers_of_images_merge() -> None:

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone
+from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone, load_images
+from padim_bench.data.samples import Sample
 from padim_bench.padim.anomaly_map import anomaly_maps
+from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.sharing import FOLDED_BATCHES, training_cost
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRAIN = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=GENERATOR)
@@ -46,6 +53,65 @@ def test_fit_takes_a_tensor_a_list_a_generator_or_a_loader_and_consumes_it_once(
     loader = DataLoader(TensorDataset(TRAIN, torch.zeros(8)), batch_size=3)
     for images in (list(TRAIN.split(3)), iter(TRAIN.split(5)), loader):
         torch.testing.assert_close(small(backbone).fit(images).score(TEST)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+class Claimed:
+    """Batches of two that say how many images there are."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(TRAIN.split(2))
+
+    def __length_hint__(self) -> int:
+        return self.n // 2
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of features that the moments of each fit may hold, as they come."""
+    found: list[int] = []
+
+    def fit(moments: TrainingMoments, **options: Any) -> PatchGaussians:
+        found.append(moments.memory_limit)
+        return fit_gaussians(moments, **options)
+
+    monkeypatch.setattr("padim_bench.padim.model.fit_gaussians", fit)
+    return found
+
+
+def test_a_fit_takes_no_more_than_its_limit_or_all_features_or_the_least_that_is_folded(
+    backbone: torch.nn.Module, rooms: list[int]
+) -> None:
+    one = training_cost(small(backbone).fit(TRAIN).gaussians.embedding, torch.float64, 1, 1)
+    least = one.moments + 2 * FOLDED_BATCHES * one.held
+    for limit in (1, one.moments // 2, one.moments, one.moments + 20 * one.held, 3 * one.moments):
+        for n in (20, 1000, 10**6):
+            small(backbone, memory_limit=limit).fit(Claimed(n))
+            needed = n * one.held if rooms[-1] >= n * one.held else one.moments + rooms[-1]
+            assert needed <= max(limit, min(n * one.held, least))
+
+
+def test_a_fit_that_knows_how_many_images_there_are_holds_what_fits(
+    backbone: torch.nn.Module, rooms: list[int], tmp_path: Path
+) -> None:
+    one = training_cost(small(backbone, n_features=100).fit(TRAIN).gaussians.embedding, torch.float64, 1, 1)
+    limit = one.moments // 2
+    assert 8 * one.held < limit
+    samples = []
+    for i, image in enumerate(TRAIN):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        samples.append(Sample(path, 0, "good"))
+    protocol = replace(PROTOCOLS["paper"], resize=64, crop=64)
+    loader = DataLoader(TensorDataset(TRAIN), batch_size=3)
+    given = (TRAIN, TRAIN.split(3), loader, load_images(samples, protocol, 3), (x for x in TRAIN.split(3)))
+    for images in given:
+        small(backbone, n_features=100, memory_limit=limit).fit(images)
+    *known, unknown = rooms[1:]
+    assert known == [limit] * 4
+    assert unknown == 3 * FOLDED_BATCHES * one.held
 
 
 def test_partial_fits_and_merged_models_score_as_one_fit(backbone: torch.nn.Module) -> None:

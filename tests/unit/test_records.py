@@ -83,6 +83,17 @@ def test_a_record_comes_back_as_it_was_written_and_anyone_can_check_its_digest(t
     assert json.loads(path.read_text())["sha256"] == hashlib.sha256(b"".join(lines[:1] + lines[2:])).hexdigest()
 
 
+@pytest.mark.parametrize("bounds", [{"pro": -0.1}, {"pro": "0.1"}, [0.1]])
+def test_error_bounds_are_numbers_from_0(tmp_path: Path, bounds: object) -> None:
+    record = run_record(run_config())
+    record["extra"]["error_bounds"] = {"pixel_auroc": 1e-4, "pro": None}
+    path = write_record(tmp_path, record)
+    assert read_record(path)["extra"] == record["extra"]
+    record["extra"]["error_bounds"] = bounds
+    with pytest.raises(PadimBenchError, match="error_bounds"):
+        read_record(write_record(tmp_path, record))
+
+
 def test_line_ends_alone_may_differ(tmp_path: Path) -> None:
     record = run_record(run_config())
     path = write_record(tmp_path, record)

@@ -309,6 +309,22 @@ def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
     assert table.heading in to_latex(table)
 
 
+def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() -> None:
+    spec = load_spec("table3")
+    of = {name: record(name, both(97)) for name in ("carpet", "bottle", "grid")}
+    runs = {"R18-Rd100": [list(of.values())]}
+    assert not any("histograms" in fact for fact in build_table(spec, runs, {}).facts)
+    of["bottle"]["extra"] = {"error_bounds": {"pixel_auroc": 0.000212, "pro": None}}
+    of["grid"]["extra"] = {"error_bounds": {"pixel_auroc": 0.0001, "pro": 0.01}}
+    of["carpet"]["extra"] = {}
+    assert (
+        "pixel metrics of bottle, grid from histograms, within these points of the exact values: "
+        "pixel AUROC 0.03, PRO 1"
+    ) in build_table(spec, runs, {}).facts
+    of["carpet"]["extra"] = {"error_bounds": {"pixel_auroc": None}}
+    assert "ixel metrics of all from histograms" in to_markdown(build_table(spec, runs, {}))
+
+
 def test_a_backbone_that_rounds_stands_in_the_title() -> None:
     runs = {"R18-Rd100": [[record("carpet", both(50.0), backbone_dtype="bfloat16")]]}
     assert build_table(load_spec("table3"), runs, {}).heading.endswith("[BACKBONE IN BFLOAT16]")
