@@ -142,6 +142,15 @@ LARGER = {"byoanet": 256}  # takes no other size
 TWO_SIZES_BELOW = 3_000_000  # parameters
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models gain little from more, and wait for one another on a machine that is in use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def smallest() -> Iterator[Any]:
     for family, arch in FAMILIES.items():
         skip = pytest.mark.skipif(not ALL, reason=f"{LARGE.get(family)}: with PADIM_BENCH_ALL_FAMILIES=1")
