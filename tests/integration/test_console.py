@@ -107,7 +107,7 @@ def test_a_name_is_shown_and_not_obeyed(cli: CommandLine, oddly_named: Path, tmp
 
 def test_what_is_printable() -> None:
     assert printable("gear, ガス é±\\") == "gear, ガス é±\\"
-    assert printable("\x1b[2J\r\n\t\x9b\u202e\udcff\x7f") == r"\x1b[2J\r\n\t\x9b\u202e\xff\x7f"  # as records spell a byte
+    assert printable("\x1b[2J\r\n\t\x9b\u202e\udcff\x7f") == r"\x1b[2J\r\n\t\x9b\u202e\xff\x7f"
     assert printable("a\nb\r", keep="\n") == "a\nb\\r"
 
 
