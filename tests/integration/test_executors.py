@@ -430,7 +430,7 @@ def test_versions_of_dask_s_own_packages_that_differ_are_a_note_of_one_line(tmp_
         with open_executor(f"dask:{address}", on_message=said.append):
             pass
     (line,) = said
-    assert line.startswith("note: versions differ in the Dask cluster: toolz: Client ")
+    assert line.startswith("padim-bench: note: versions differ in the Dask cluster: toolz: Client ")
     assert line.endswith("Workers 0.0.1")
 
 
