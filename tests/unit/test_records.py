@@ -127,7 +127,7 @@ def test_an_edited_record_is_refused(folder: Path) -> None:
         record = edited(json.loads(text), draw)
         content = (to_json(record) + "\n").encode()
         cases[f"{path.name}, edit {i}"] = spoilt(path, content, lambda: pages(folder))
-    outcomes(cases, expected, str(folder / "records"))
+    assert outcomes(cases, expected, str(folder / "records"))["refused"] == 60
 
 
 def test_an_edited_record_with_a_new_digest_gives_no_traceback(folder: Path) -> None:
