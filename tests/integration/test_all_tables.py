@@ -67,9 +67,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_one_backbone_pass_serves_tables_i_ii_iii_and_v(results: Path, passes: list[int]) -> None:
-    # Four single layers' and the sum's and all reductions' embeddings: one pass, after one blank image for the grids.
+    # Four single layers' and the sum's and all reductions' embeddings: one pass, after one blank image for
+    # the grids, if no earlier test of this process has asked for these.
     assert sum(n for n in passes if n > 1) == IMAGES
-    assert passes.count(1) == 1
+    assert passes.count(1) <= 1
     shared = [r for _, r in read_records(results).values() if r["config"]["protocol"]["name"] == "paper"]
     # Three layers, their sum, all; PCA at two sizes; three drawn reductions at two sizes with two seeds; gaps' own.
     assert len(shared) == 5 + 2 + 3 * 2 * 2 + 1
