@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from padim_bench.data.samples import Category
     from padim_bench.data.stc import Scene
     from padim_bench.harness.runner import Outcome, Settings
+    from padim_bench.report.page import Page
     from padim_bench.report.tables import Table
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
@@ -35,6 +36,9 @@ DOWNLOADS = Path("datasets")
 STC_VARIABLE = "PADIM_BENCH_STC"
 # More than any machine has threads, images, channels or time for; and what every generator takes for a seed.
 LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
+TABLES = """Makes every page, figure and the index from the records, measurements and profiles of results folders, in
+seconds, without images, weights or torch. Several folders are merged: records that may not stand in one table are
+refused."""
 # What the demo runs unless more is asked for: the whole path, in a few minutes.
 DEMO_BACKBONES, DEMO_SEEDS = ("resnet18",), 2
 
@@ -265,6 +269,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _pages_asked(reproduce)
     reproduce.set_defaults(command=_reproduce)
+
+    tables = commands.add_parser(
+        "tables", help="pages, figures and index from records alone: no images, no weights", description=TABLES
+    )
+    tables.add_argument("tables", nargs="*", metavar="TABLE", help="see 'padim-bench list tables'; default: all")
+    tables.add_argument(
+        "--results", type=Path, nargs="+", default=[Path("results")], metavar="DIR", help="folders, merged"
+    )
+    tables.add_argument("--out", type=Path, help="where pages go; default: the first of the folders")
+    tables.add_argument("--dataset", help="whose records, where there are several; default: mvtec-ad")
+    tables.add_argument("--protocol", default="paper", help="of the runs; see 'padim-bench list protocols'")
+    tables.add_argument(
+        "--seeds", type=_positive, default=0, metavar="N", help="seeds 0 to N - 1; default: those that hold most runs"
+    )
+    _pages_asked(tables)
+    tables.set_defaults(command=_tables)
 
     profile = commands.add_parser(
         "profile", help="time, memory and accuracy of configurations, each in its own process"
@@ -546,7 +566,7 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     settings = _settings(arguments)
 
     from padim_bench.harness.executors import open_executor
-    from padim_bench.reproduction import REAL_THING, Reproduction, compare_strategies, demo_categories, reproduce
+    from padim_bench.reproduction.reproduce import REAL_THING, demo_categories, reproduce
 
     scenes_alone = wanted == ["table4"] and _stc_root(arguments) is not None
     demo = root is None and not scenes_alone
@@ -565,33 +585,24 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
     elif root is not None and not scenes_alone:
         categories = _categories(root, arguments)
     scenes = _scenes(arguments, results if demo else None) if "table4" in wanted else []
-    names = [name for name in wanted if name != STRATEGIES_TABLE]
     with open_executor(arguments.executor, on_message=_say) as executor:
-        shared = {
-            "results": results,
-            "settings": settings,
-            "weights": arguments.weights,
-            "untrained_fallback": demo,
-            "executor": executor,
-            "on_message": _say,
-        }
-        chosen = {
-            "backbones": backbones,
-            "seeds": seeds,
-            "scenes": scenes,
-            "stc_every": arguments.stc_every,
-            "brief": demo,
-        }
-        parts = [reproduce(names, categories, **chosen, **shared)] if names else []
-        if STRATEGIES_TABLE in wanted:
-            parts.append(compare_strategies(categories, **shared))
-    files = {name: paths for part in parts for name, paths in part.files.items()}
-    files = {name: files[name] for name in wanted if name in files}
-    _print_pages([p for paths in files.values() for p in paths], arguments, output)
-    tables = {t.spec.name: t for part in parts for t in part.tables}
-    outcomes = [o for part in parts for o in part.outcomes]
-    failed = {name: n for part in parts for name, n in part.failed.items()}
-    for line in Reproduction(tuple(tables.values()), files, tuple(outcomes), failed).summary(wanted):
+        done = reproduce(
+            wanted,
+            categories,
+            results=results,
+            settings=settings,
+            weights=arguments.weights,
+            untrained_fallback=demo,
+            backbones=backbones,
+            seeds=seeds,
+            brief=demo,
+            scenes=scenes,
+            stc_every=arguments.stc_every,
+            executor=executor,
+            on_message=_say,
+        )
+    _print_pages(done.pages, arguments, output)
+    for line in done.summary(wanted):
         output.text(line)
     output.text(f"{(results / 'README.md').as_posix()} links it all")
     if demo:
@@ -600,13 +611,26 @@ def _reproduce(arguments: argparse.Namespace, output: _Output) -> None:
         {
             "dataset": categories[0].dataset if categories else "stc",
             "tables": [
-                {"name": name, "files": [p.as_posix() for p in paths]}
-                | (_table_document(tables[name]) if name in tables else {})
-                for name, paths in files.items()
+                {"name": page.name, "files": [p.as_posix() for p in done.files[page.name]]}
+                | (_table_document(page.table) if page.table else {})
+                for page in done.pages
             ],
-            "runs": [_summary(o) for o in outcomes],
+            "runs": [_summary(o) for o in done.outcomes],
         }
     )
+
+
+def _tables(arguments: argparse.Namespace, output: _Output) -> None:
+    from padim_bench.protocols import get_protocol
+    from padim_bench.reproduction.kinds import Choice
+    from padim_bench.reproduction.pages import tables
+
+    out = arguments.out or arguments.results[0]
+    choice = Choice(get_protocol(arguments.protocol), arguments.seeds)
+    done = tables(arguments.results, out, choice, names=arguments.tables, dataset=arguments.dataset, on_message=_say)
+    _print_pages(done.pages, arguments, output)
+    for line in done.summary():
+        output.text(line)
 
 
 def _profile(arguments: argparse.Namespace, output: _Output) -> None:
@@ -619,7 +643,8 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
     from padim_bench.harness.profile import ProfileSettings, plan_profiles
     from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
     from padim_bench.padim.weights import resolve_weights
-    from padim_bench.reproduction import REAL_THING, demo_categories, run_profiles
+    from padim_bench.reproduction.profiles import run_profiles
+    from padim_bench.reproduction.reproduce import REAL_THING, demo_categories
 
     _check_choices("--strategies", arguments.strategies, STRATEGY_NAMES)
     _check_choices("--dtypes", arguments.dtypes, tuple(STORAGE_DTYPES))
@@ -644,7 +669,7 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
         n_images=arguments.n_images,
     )
     done = run_profiles(category, models, chosen, results=results, on_message=_say)
-    _print_pages(done.files, arguments, output)
+    _print_pages([done.page], arguments, output)
     for line in done.summary():
         output.text(line)
     output.text(f"{(results / 'README.md').as_posix()} links it all")
@@ -660,10 +685,9 @@ def _profile(arguments: argparse.Namespace, output: _Output) -> None:
     )
 
 
-def _print_pages(files: Sequence[Path], arguments: argparse.Namespace, output: _Output) -> None:
-    for page in files:
-        if arguments.print and page.suffix == ".md":
-            output.text(page.read_text(encoding="utf-8"))
+def _print_pages(pages: Sequence[Page], arguments: argparse.Namespace, output: _Output) -> None:
+    for page in pages if arguments.print else ():
+        output.text(page.texts[".md"])
 
 
 def _stc_root(arguments: argparse.Namespace) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ def measurement_path(folder: Path, name: str, asked: Mapping[str, Any]) -> Path:
     named = {"schema": SCHEMA_VERSION, "machine": machine, "asked": dict(asked)}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     return folder / shortened([name], ending=f"-{digest[:12]}.json")
+
+
+def sizes_path(folder: Path, asked: str, strategies: Iterable[str]) -> Path:
+    """Where the bytes that no machine decides lie: one file for what was asked and the strategies that there are."""
+    named = {"schema": SCHEMA_VERSION, "asked": asked, "strategies": sorted(strategies)}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return folder / f"sizes-{digest[:12]}.json"
 
 
 def measurement_id(
@@ -74,6 +81,8 @@ def keep_measurement(path: Path, record: Record) -> Record:
 def _check_measurement(record: Record) -> None:
     """Raises ValueError, naming the member, for what no measurement leaves."""
     check_measurement(record)
+    if record["kind"] == "sizes":
+        return
     config, chosen = read_config(record["config"])
     check_same(record)
     weights, dataset = record["weights"], record["dataset"]

@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from padim_bench.harness.environment import PeakMemory
+from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.fresh import answer, in_fresh_process
 from padim_bench.harness.records import Record
+from padim_bench.harness.sealed import SCHEMA_VERSION
 
 N_SCORED = 16
 
@@ -161,6 +162,36 @@ def stored_states(
         for strategy in strategies
         for dtype in dtypes
     ]
+
+
+def compute_sizes(asked: str, spec: Mapping[str, Any], counts: Mapping[str, int]) -> Record:
+    """Table VIII's bytes that no machine decides: by the paper's arithmetic, and as every strategy stores them.
+
+    Args:
+        asked: digest of what of the spec decides them.
+        spec: of Table VIII, with "models", "datasets", "n_images" and "dtypes".
+        counts: training images by category.
+
+    Returns:
+        A record of kind "sizes", with rows "analytic", "states" and "by_category" and the environment.
+    """
+    from padim_bench.padim.strategies import STRATEGIES
+
+    models, datasets, n = spec["models"], spec["datasets"], spec["n_images"]
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "sizes",
+        "status": "ok",
+        "asked": asked,
+        "strategies": list(STRATEGIES),
+        "analytic": analytic_figures(models, datasets),
+        "states": stored_states(models, datasets, {f"n = {n}": n}, strategies=tuple(STRATEGIES), dtypes=spec["dtypes"]),
+        "by_category": stored_states(
+            models[-1:], datasets[:1], counts, strategies=("auto",), dtypes=("float32", "float16")
+        ),
+        "environment": environment(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def measure_peak(

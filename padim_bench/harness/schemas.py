@@ -310,9 +310,45 @@ class OtherProfile(_AnyProfile):
     load_average: NotRequired[Loads]
 
 
+class AnalyticRow(TypedDict):
+    model: _Text
+    dataset: _Text
+    grid: _AtLeastOne
+    rule: _Text
+    rule_title: _Text
+    unit: _Text
+    bytes: _AtLeastOne
+    value: _Positive
+
+
+class StoredRow(TypedDict):
+    model: _Text
+    dataset: _Text
+    grid: _AtLeastOne
+    category: str
+    n_train: _AtLeastOne
+    strategy: _Text
+    strategy_used: _Text
+    dtype: _Text
+    bytes: _AtLeastOne
+
+
+class Sizes(TypedDict):
+    kind: Literal["sizes"]
+    status: Literal["ok"]
+    asked: _Digest
+    strategies: list[_Text]
+    analytic: Annotated[list[AnalyticRow], Field(min_length=1)]
+    states: Annotated[list[StoredRow], Field(min_length=1)]
+    by_category: Annotated[list[StoredRow], Field(min_length=1)]
+    environment: Environment
+    finished: _Text
+
+
 MEASUREMENTS = {
     "timing ok": Timing,
     "memory ok": Memory,
+    "sizes ok": Sizes,
     "profile ok": MeasuredProfile,
     "profile lossy": MeasuredProfile,
     "profile void": OtherProfile,

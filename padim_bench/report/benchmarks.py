@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.report.render import NONE
+from padim_bench.report.page import NONE
 
 # Everything else that pytest-benchmark saves stays out: it names the host, the checkout and the branch, and
 # holds every single timing.

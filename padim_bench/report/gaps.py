@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from padim_bench.report.render import NONE, Grid, Section, number, page
+from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import read_paper, specs_folder
 from padim_bench.report.tables import Record, shared_facts, title_warnings
 
@@ -16,15 +16,15 @@ from padim_bench.report.tables import Record, shared_facts, title_warnings
 Steps = Sequence[tuple[str, str]]
 
 
-def gaps_pages(
+def gaps_page(
     spec: Mapping[str, Any],
     walks: Mapping[str, Steps],
     alone: Steps,
     variants: Mapping[str, tuple[str, str]],
     runs: Mapping[str, Sequence[Record]],
     missing: Mapping[str, str],
-) -> dict[str, str]:
-    """The report as {file suffix: text}.
+) -> Page:
+    """The report.
 
     Args:
         spec: ``reproduce/gaps.toml``.
@@ -56,7 +56,7 @@ def gaps_pages(
         *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
-    return page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
+    return Page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
 
 
 N_NAMED = 3  # choices, in the note on which move a metric most

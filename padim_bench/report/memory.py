@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from padim_bench.report.render import NONE, Grid, page
+from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.tables import Record, title_warnings
 from padim_bench.report.timing import coverage, figure3, load_measured_spec, machine
 
@@ -18,15 +18,14 @@ def load_memory_spec() -> dict[str, Any]:
     return load_measured_spec("table8")
 
 
-def memory_tables(
+def memory_page(
     spec: Mapping[str, Any],
     analytic: Sequence[Row],
     states: Sequence[Row],
     by_category: Sequence[Row],
     peaks: Sequence[Record],
-    failed: Mapping[str, str] | None = None,
-) -> dict[str, str]:
-    """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs).
+) -> Page:
+    """The table.
 
     Args:
         spec: from :func:`load_memory_spec`.
@@ -34,7 +33,6 @@ def memory_tables(
         states: from ``harness.memory.stored_states``, of one number of images.
         by_category: the same, of each category's number of images, on one grid.
         peaks: records of ``harness.memory.measure_peak``.
-        failed: peaks that could not be measured, and why.
     """
     sections = [("Printed and computed, in GB", _printed_grid(spec, analytic))]
     if states:
@@ -48,8 +46,7 @@ def memory_tables(
         sections.append(("Peak resident memory of a process that trains and scores, in GB", _peaks_grid(peaks)))
     heading = f"Table {spec['number']}: {spec['title']}" + "".join(f" [{w.upper()}]" for w in title_warnings(peaks))
     captions = _captions(spec, analytic, peaks)
-    captions += [f"Peak of {what}: not measured: {why}." for what, why in (failed or {}).items()]
-    return page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, peaks))
+    return Page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, peaks))
 
 
 def matches(value: float, printed: str) -> bool:

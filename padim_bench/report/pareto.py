@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from padim_bench.report.profiles import (
     METRICS,
     accuracy_key,
     best,
+    machines,
     measures,
     model_title,
     numbered,
@@ -32,7 +34,17 @@ _PLACES = [(7, 7), (-7, 7), (7, -8), (-7, -8), (0, 12), (0, -13), (14, 0), (-14,
 _Box = tuple[float, float, float, float]
 
 
-def pareto_figure(records: Sequence[Record]) -> Figure | None:
+def pareto_figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """By file name, the figure of each machine's records: "pareto", and with several machines one named after each."""
+    groups = {name: pareto_figure(records, group) for name, group in machines(records).items()}
+    drawn = {name: figure for name, figure in groups.items() if figure is not None}
+    return {
+        "pareto" if len(groups) == 1 else f"pareto-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}": figure
+        for name, figure in drawn.items()
+    }
+
+
+def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]] | None = None) -> Figure | None:
     """Three panels: accuracy against latency, accuracy against memory, latency against memory.
 
     The first alone where a peak of memory was not measured.
@@ -41,19 +53,21 @@ def pareto_figure(records: Sequence[Record]) -> Figure | None:
     beats in all three at once are ringed, and have the number of their row in the table.
 
     Args:
-        records: as for ``report.profiles.profiles_tables``.
+        records: as for ``report.profiles.profiles_page``.
+        group: those to draw, of one machine, with their numbers; None for all.
 
     Returns:
         None if no configuration has numbers to draw.
     """
     from matplotlib.figure import Figure
 
-    key = accuracy_key(records)
-    drawn = [(i, r) for i, r in numbered(records) if r["status"] in MEASURED]
+    group = numbered(records) if group is None else group
+    key = accuracy_key([r for _, r in group])
+    drawn = [(i, r) for i, r in group if r["status"] in MEASURED]
     if key is None or not drawn:
         return None
     points = {i: measures(r, key) for i, r in drawn}
-    ringed = best(records)
+    ringed = [i for i in best(records) if i in points]
     models = list(dict.fromkeys(model_title(r) for _, r in drawn))
     strategies = list(dict.fromkeys(r["config"]["strategy"] for _, r in drawn))
     gpu = "peak_cuda_bytes" in drawn[0][1]["memory"]
@@ -91,11 +105,12 @@ def pareto_figure(records: Sequence[Record]) -> Figure | None:
         axes.margins(0.13)
     _legend(figure, drawn, models, strategies)
     shout = "".join(f" [{w.upper()}]" for w in title_warnings([r for _, r in drawn]))
-    where = drawn[0][1]["dataset"]
-    figure.suptitle(plain(f"Profiles over {where['category']} of {where['name']}{shout}"), fontsize=11)
+    (where,) = machines([r for _, r in drawn])
+    name = drawn[0][1]["dataset"]["name"]
+    figure.suptitle(plain(f"Profiles over {name}: {where}{shout}"), fontsize=11)
     figure.draw_without_rendering()  # the layout is settled now, and numbers are placed in it
     for axes, (x, y) in zip(panels, pairs, strict=True):
-        _number(axes, {i: (p[x], p[y]) for i, p in points.items()}, list(ringed))
+        _number(axes, {i: (p[x], p[y]) for i, p in points.items()}, ringed)
     return figure
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from padim_bench.report.render import NONE, Grid, page
+from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.tables import Record, title_warnings
 from padim_bench.report.timing import coverage, figure3, machine
 
@@ -17,15 +17,16 @@ METRICS = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "P
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise", "total")
 SCORE_STAGES = ("backbone", "embed", "distance", "map", "total")
 PERCENTILES = ("p50", "p90", "p99")
+PEAKS = {False: "resident memory, interpreter and libraries included", True: "allocated there"}
 MEASURED = ("ok", "lossy")  # statuses with numbers
 
 
-def profiles_tables(records: Sequence[Record]) -> dict[str, str]:
-    """The tables as {file suffix: text}: Markdown, CSV and LaTeX (booktabs).
+def profiles_page(records: Sequence[Record]) -> Page:
+    """The tables.
 
     Args:
-        records: of ``harness.profile.profile``, in the order of the rows; of one category, device and number of
-            threads. Those that are void or failed have a row with the reason and no number.
+        records: of ``harness.profile.profile``, in the order of the rows, those of one machine together. Those that
+            are void or failed have a row with the reason and no number.
     """
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     sections = [("What each configuration gives and costs", _summary_grid(records))]
@@ -36,7 +37,7 @@ def profiles_tables(records: Sequence[Record]) -> dict[str, str]:
             ("Throughput by stage, in ms per image (mean)", _throughput_grid(valid)),
             ("Memory, in MB", _memory_grid(valid)),
         ]
-    return page(NAME, f"Profiles: accuracy, latency, memory{shout}", sections, _captions(records), _csv(records))
+    return Page(NAME, f"Profiles: accuracy, latency, memory{shout}", sections, _captions(records), _csv(records))
 
 
 def numbered(records: Sequence[Record]) -> list[tuple[int, Record]]:
@@ -87,15 +88,26 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
     return [tuple(point) in front for point in points]
 
 
+def machines(records: Sequence[Record]) -> dict[str, list[tuple[int, Record]]]:
+    """Numbered records by what may be compared: one category on one machine, with one number of threads."""
+    groups: dict[str, list[tuple[int, Record]]] = {}
+    for i, r in numbered(records):
+        where = r["environment"].get("gpu") or r["environment"]["cpu"]
+        threads = f"{r['config']['threads']} thread{'s' if r['config']['threads'] > 1 else ''}"
+        groups.setdefault(f"{r['dataset']['category']} on {where}, {threads}", []).append((i, r))
+    return groups
+
+
 def best(records: Sequence[Record]) -> dict[int, Record]:
-    """The measured records that none dominates in accuracy, latency and memory, by number."""
-    key = accuracy_key(records)
-    valid = [(i, r) for i, r in numbered(records) if r["status"] in MEASURED]
-    if key is None:
-        return {}
-    points = [measures(r, key) for _, r in valid]
-    kept = pareto_front([(-accuracy, *costs) for accuracy, *costs in points])
-    return {i: r for (i, r), keep in zip(valid, kept, strict=True) if keep}
+    """The measured records that none of the same machine dominates in accuracy, latency and memory, by number."""
+    found: dict[int, Record] = {}
+    for group in machines(records).values():
+        valid = [(i, r) for i, r in group if r["status"] in MEASURED]
+        if (key := accuracy_key([r for _, r in group])) is not None:
+            points = [measures(r, key) for _, r in valid]
+            kept = pareto_front([(-accuracy, *costs) for accuracy, *costs in points])
+            found |= {i: r for (i, r), keep in zip(valid, kept, strict=True) if keep}
+    return found
 
 
 def model_title(record: Record) -> str:
@@ -211,15 +223,16 @@ def _captions(records: Sequence[Record]) -> list[str]:
             "approximation by design, whatever its error."
         )
     if valid:
-        one = valid[0]
-        gpu = "peak_cuda_bytes" in one["memory"]
+        on = {"peak_cuda_bytes" in r["memory"] for r in valid}
+        gpu = True in on
         to_gpu = "Backbone: copying to the GPU included. " if gpu else ""
         stored = "; ".join(dict.fromkeys(", ".join(r["dataset"]["image_sizes"]) for r in valid))
         lines += [
             f"Latency: median of one image at a time, from prepared pixels to map and score, over "
-            f"{_distinct(r['config']['n_images'] for r in valid)} images after {one['n_warmup']} that are not timed. "
+            f"{_distinct(r['config']['n_images'] for r in valid)} images after "
+            f"{_distinct(r['n_warmup'] for r in valid)} that are not timed. "
             "Images/s: the same in batches. MB are 10^6 bytes; peak: "
-            f"{'allocated on the GPU' if gpu else 'resident memory, interpreter and libraries included'}, of training "
+            f"{'; on a GPU '.join(PEAKS[of] for of in sorted(on))}, of training "
             "and of scoring the test set in batches of "
             f"{_distinct(r['memory']['scored_in_batches_of'] for r in valid)}. State: inverse covariances and means; "
             "file: as PaDiM.save writes it, without the backbone.",
@@ -231,8 +244,9 @@ def _captions(records: Sequence[Record]) -> list[str]:
         ]
     if key is not None and valid:
         lines.append(
-            f"Front: no other configuration is at least as good in {METRICS[key]} (to 0.01 points), latency and peak, "
-            "and better in one. Timings of one run on a machine with other load decide close calls by chance."
+            f"Front: no other configuration of the same machine is at least as good in {METRICS[key]} (to 0.01 "
+            "points), latency and peak, and better in one. Timings of one run on a machine with other load decide close "
+            "calls by chance."
         )
     for i, r in numbered(records):
         if r["status"] not in MEASURED:

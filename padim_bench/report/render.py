@@ -1,34 +1,26 @@
-"""Tables as Markdown, CSV and LaTeX (booktabs)."""
+"""The pages of the paper's tables: cells laid out beside the paper's, the caption, and the line for a screen."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from padim_bench.console import printable
+from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import Claim, Printed
 from padim_bench.report.tables import GROUPS, Cell, Table
 
-NONE = "\N{EN DASH}"
 
-
-@dataclass(frozen=True)
-class Grid:
-    """What a table looks like: a header row, body rows, and the rows before which a rule stands."""
-
-    header: list[str]
-    rows: list[list[str]]
-    rules: frozenset[int] = frozenset()
-
-
-Section = tuple[str, Grid]
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
+def table_page(table: Table) -> Page:
+    return Page(
+        table.spec.name,
+        table.heading,
+        layout(table),
+        caption(table),
+        to_csv(table),
+        absent=tuple(table.missing),
+        table=table,
+    )
 
 
 def signed(cell: Cell | None) -> str:
@@ -229,8 +221,11 @@ def judged_cells(table: Table) -> list[Cell]:
     return [c for c in judged if c.row in table.categories] or judged
 
 
-def summary(table: Table) -> str:
-    """A line for a screen: what no reader may miss, how many cells are within the tolerance, and what is missing."""
+def summary(table: Table, reasons: Mapping[str, str]) -> str:
+    """A line for a screen: what no reader may miss, how many cells are within the tolerance, and what is missing.
+
+    ``reasons`` are better known for some missing models than the table's own.
+    """
     judged = judged_cells(table)
     within = sum(c.verdict == "within" for c in judged)
     parts = [f"[{warning.upper()}]" for warning in table.warnings]
@@ -246,7 +241,7 @@ def summary(table: Table) -> str:
         lines.append(f"{empty} of the paper's without one of ours of the same")
     by_reason: dict[str, list[str]] = {}
     for title, why in table.missing.items():
-        by_reason.setdefault(why, []).append(title)
+        by_reason.setdefault(reasons.get(title, why), []).append(title)
     lines += [f"{', '.join(titles)} not run ({why})" for why, titles in by_reason.items()]
     return "; ".join(lines)
 
@@ -262,43 +257,6 @@ def _judged(table: Table, claim: Claim) -> str:
     holds = "holds" if gap > 0 else "does not hold"
     title = next(m.title for m in table.spec.metrics if m.key == claim.metric)
     return f"Claim: {claim.text}: {holds} here ({title}, {better.present} of {better.full}: {gap:+.2f} points)."
-
-
-def to_markdown(table: Table) -> str:
-    return markdown_page(table.heading, layout(table), caption(table))
-
-
-def markdown_page(heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
-    """A heading, one grid or several with headings of their own, and the caption as a list."""
-    lines = [f"# {_markdown(heading)}", ""]
-    sections = [("", grid)] if isinstance(grid, Grid) else grid
-    for title, one in sections:
-        if title and len(sections) > 1:
-            lines += [f"## {_markdown(title)}", ""]
-        elif title:
-            lines += [f"{_markdown(title)}:", ""]
-        lines.append(_markdown_row(one.header))
-        lines.append("|" + "|".join([":---", *["---:"] * (len(one.header) - 1)]) + "|")
-        lines += [*map(_markdown_row, one.rows), ""]
-    lines += [f"- {_markdown(line)}" for line in captions]
-    return "\n".join(lines) + "\n"
-
-
-# What Markdown would take for markup in a name, but nothing of what our own words hold: an asterisk after a number, a
-# sign of less, brackets alone.
-_MARKUP = re.compile(
-    r"`|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<!\w)_(?=\S)|~(?=~)|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
-    r"|\[(?=[^\]]*\][\[(])|^\[(?=[^\]]*\]:)"
-)
-
-
-def _markdown(text: str) -> str:
-    """``text`` on one line, as it is and not as markup."""
-    return _MARKUP.sub(r"\\\g<0>", printable(text))
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_markdown(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def to_csv(table: Table) -> str:
@@ -333,67 +291,3 @@ def to_csv(table: Table) -> str:
                 values = [*shown(p.value), *shown(p.value), *shown(p.recomputed), *[""] * 8]
                 writer.writerow([*start, method, metric, row, *values, "as printed in the paper; not run here", ""])
     return out.getvalue()
-
-
-_LATEX = str.maketrans(
-    {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-     "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$", "\N{PLUS-MINUS SIGN}": r"$\pm$"}
-)  # fmt: skip
-
-
-def to_latex(table: Table) -> str:
-    return latex_table(table.spec.name, table.heading, layout(table), caption(table))
-
-
-def latex_table(name: str, heading: str, grid: Grid | Sequence[Section], captions: Sequence[str]) -> str:
-    """A table* environment, one tabular per grid; needs \\usepackage{booktabs}."""
-
-    def line(cells: Sequence[str]) -> str:
-        text = " & ".join(_latex(c) for c in cells)
-        # After the row before, a bracket would be the argument of its line break.
-        return "  " + (f"{{[}}{text[1:]}" if text.startswith("[") else text) + r" \\"
-
-    body: list[str] = []
-    sections = [("", grid)] if isinstance(grid, Grid) else grid
-    for title, one in sections:
-        if title:
-            body += [r"  \medskip", rf"  \textit{{{_latex(title)}}}\par\smallskip"]
-        body += [rf"  \begin{{tabular}}{{l{'r' * (len(one.header) - 1)}}}", r"  \toprule", line(one.header)]
-        body.append(r"  \midrule")
-        for i, row in enumerate(one.rows):
-            if i in one.rules:
-                body.append(r"  \midrule")
-            body.append(line(row))
-        body += [r"  \bottomrule", r"  \end{tabular}", ""]
-    text = _latex(" ".join([f"{heading}.", *captions]))
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table*}",
-            r"  \centering\small",
-            rf"  \caption{{{text}}}",
-            rf"  \label{{tab:padim-{name}}}",
-            *body[: -1 if body else None],
-            r"\end{table*}",
-            "",
-        ]
-    )
-
-
-def _latex(text: str) -> str:
-    text = printable(text)
-    signed_ = text.startswith(("+", "-")) and text[1:2].isdigit()
-    escaped = text.translate(_LATEX)
-    return f"${escaped[0]}${escaped[1:]}" if signed_ else escaped
-
-
-def page(
-    name: str, heading: str, grid: Grid | Sequence[Section], captions: Sequence[str], csv_text: str
-) -> dict[str, str]:
-    """A report as {file suffix: text}: Markdown, CSV and LaTeX."""
-    return {
-        ".md": markdown_page(heading, grid, captions),
-        ".csv": csv_text,
-        ".tex": latex_table(name, heading, grid, captions),
-    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.report.render import NONE, Grid, number, page
+from padim_bench.report.figures import render, spread_figure
+from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import read_paper, specs_folder
 from padim_bench.report.tables import Record, shared_facts, title_warnings
 
@@ -47,8 +48,8 @@ def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> 
     }
 
 
-def seeds_pages(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> dict[str, str]:
-    """The report as {file suffix: text}: Markdown, CSV (every value) and LaTeX.
+def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> Page:
+    """The report; its CSV has every value.
 
     Args:
         spec: ``reproduce/seeds.toml``.
@@ -94,7 +95,15 @@ def seeds_pages(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     heading = f"Seeds: {spec['title']}{shout}"
-    return page(spec["name"], heading, sections, captions, frame.to_csv(index=False, lineterminator="\n"))
+
+    def figure() -> Mapping[str, bytes]:
+        lines = "".join(f"\n[{w.upper()}]" for w in title_warnings(records))
+        title = f"PaDiM, ResNet18: each point is one of {n_seeds} seeds, bars are means{lines}"
+        return render(spread_figure(frame, metrics, drawn, spec["reference"], printed, title))
+
+    figures = {} if frame.empty else {spec["name"]: figure}  # all runs invalid, which the page says
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return Page(spec["name"], heading, sections, captions, text, figures=figures)
 
 
 def _spread(values: Sequence[float]) -> str:

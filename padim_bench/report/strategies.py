@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.report.render import NONE, Grid, page
+from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.spec import load_toml
 from padim_bench.report.tables import shared_facts, title_warnings
 
@@ -52,8 +52,8 @@ def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return frame.reset_index()
 
 
-def strategies_tables(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs)."""
+def strategies_page(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> Page:
+    """The table."""
     frame = strategies_frame(records)
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
@@ -78,4 +78,4 @@ def strategies_tables(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -
             rows.append([row["strategy"], row["dtype"], *numbers])
     starts = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
     grid, heading = Grid(header, rows, starts), f"{spec['title']}{shout}"
-    return page(spec["name"], heading, grid, captions, frame.to_csv(index=False, lineterminator="\n"))
+    return Page(spec["name"], heading, [("", grid)], captions, frame.to_csv(index=False, lineterminator="\n"))

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.report.figures import plain
-from padim_bench.report.render import NONE, Grid, page
+from padim_bench.report.figures import plain, render
+from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.spec import load_toml, specs_folder
 from padim_bench.report.tables import Record, title_warnings
 
@@ -34,15 +34,12 @@ def load_timing_spec() -> dict[str, Any]:
     return load_measured_spec("table7")
 
 
-def timing_tables(
-    spec: Mapping[str, Any], records: Sequence[Record], failed: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """The table as {file suffix: text}: Markdown, CSV and LaTeX (booktabs).
+def timing_page(spec: Mapping[str, Any], records: Sequence[Record]) -> Page:
+    """The table.
 
     Args:
         spec: from :func:`load_timing_spec`.
         records: of ``harness.timing.measure_timing``, in the order of the rows.
-        failed: what could not be measured, and why.
     """
     records = sorted(records, key=lambda r: _place(spec, r))
     sections = [
@@ -51,8 +48,9 @@ def timing_tables(
         ("Inference per image, in ms, by number of training images", _growth_grid(records)),
     ]
     heading = f"Table {spec['number']}: {spec['title']}" + "".join(f" [{w.upper()}]" for w in title_warnings(records))
-    captions = _captions(spec, records) + [f"{what}: not measured: {why}." for what, why in (failed or {}).items()]
-    return page(spec["name"], heading, sections, captions, _csv(spec, records, " ".join(captions)))
+    captions = _captions(spec, records)
+    figures = {f"{spec['name']}-growth": lambda: render(growth_figure(records))} if records else {}
+    return Page(spec["name"], heading, sections, captions, _csv(spec, records, " ".join(captions)), figures=figures)
 
 
 def figure3(value: float | None, scale: float = 1.0) -> str:

@@ -16,7 +16,7 @@ import torch
 from support import CommandLine, assert_refused, contents, record_files
 from torch import Tensor
 
-from padim_bench import Backbone, PadimBenchError, reproduction
+from padim_bench import Backbone, PadimBenchError
 from padim_bench.cli import main
 from padim_bench.data.stc import list_scenes, make_demo_stc, read_frames, stc
 from padim_bench.harness.budget import layout
@@ -27,6 +27,7 @@ from padim_bench.metrics.roc import detection_metrics
 from padim_bench.padim.model import PaDiM
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
+from padim_bench.reproduction import measured
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
 OPTIONS = (*RUN, "--dataset", "mvtec-ad")  # which every title doubts
@@ -96,6 +97,13 @@ def test_a_second_call_repeats_nothing_and_changes_no_byte(cli: CommandLine, tin
     assert reply.code == 0
     assert all(run["resumed"] for run in reply.runs)
     assert {k: v[0] for k, v in contents(results).items()} == {k: v[0] for k, v in before.items()}
+
+
+def test_tables_makes_of_the_records_what_reproduce_made(cli: CommandLine, results: Path, tmp_path: Path) -> None:
+    assert cli("tables", "--results", results, "--out", tmp_path).code == 0
+    made = [path for place in ("tables", "figures") for path in (results / place).iterdir()]
+    for path in made:
+        assert (tmp_path / path.relative_to(results)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_means_and_spread_are_those_of_the_records(results: Path) -> None:
@@ -175,7 +183,10 @@ def test_without_shanghaitech_the_table_says_how_to_get_one(cli: CommandLine, ti
     assert reply.code == 0
     text = (tmp_path / "tables" / "table4.md").read_text()
     assert "91.2" in text
-    assert "R18-Rd100: not run: no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC" in text
+    assert "R18-Rd100: not run: no record of it here" in text
+    assert (
+        "R18-Rd100 not run (no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC" in reply.out
+    )
     assert record_files(tmp_path) == []
 
 
@@ -245,18 +256,22 @@ def test_an_unreadable_scene_costs_no_other_table(cli: CommandLine, tiny: Path, 
 def test_a_measurement_that_fails_is_named_and_costs_no_other(
     cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = reproduction.measure_peak
+    true = measured.measure_peak
 
     def starved(*args: Any, **chosen: Any) -> dict[str, Any]:
         if chosen["strategy"] == "cholesky":
             raise PadimBenchError("ended by SIGKILL, most likely for want of memory")
         return true(*args, **chosen)
 
-    monkeypatch.setattr(reproduction, "measure_peak", starved)
-    assert main(["reproduce", "table8", *OPTIONS, "--data", str(tiny), "--results", str(tmp_path)]) == 0
-    text = (tmp_path / "tables" / "table8.md").read_text()
-    assert "- Peak of R18-Rd100, cholesky, paper: not measured: ended by SIGKILL" in text
-    assert len(list((tmp_path / "measurements").iterdir())) == 2
+    monkeypatch.setattr(measured, "measure_peak", starved)
+    reply = cli("reproduce", "table8", *OPTIONS, "--data", tiny, "--results", tmp_path)
+    assert reply.code == 0
+    assert "memory-grid-r18-rd100-cholesky-paper: not measured: ended by SIGKILL" in reply.err
+    assert "table8: Table VIII: memory of a model [UNTRAINED RANDOM WEIGHTS]; 2 measurements failed: " in reply.out
+    rows = [row for row in _rows(tmp_path / "tables" / "table8.csv") if row["part"] == "peak"]
+    assert {row["strategy"] for row in rows} == {"auto"}
+    kinds = [path.name.partition("-")[0] for path in (tmp_path / "measurements").iterdir()]
+    assert sorted(kinds) == ["memory", "memory", "sizes"]
 
 
 def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from padim_bench.harness.runner import ModelSpec, Settings, plan, run
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
-from padim_bench.report.render import to_csv, to_latex, to_markdown
+from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec
 from padim_bench.report.tables import build_table
 
@@ -407,7 +407,7 @@ def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, 
     assert cells["grid"].ours is not None
     assert (cells["all"].ours, cells["all"].present) == (cells["grid"].ours, 1)
     assert cells["all"].paper == cells["grid"].paper
-    for text in (to_markdown(table), to_csv(table), to_latex(table)):
+    for text in table_page(table).texts.values():
         assert "INVALID and left out: bottle" in text
         assert str(invalid[0]["id"])[:12] not in text
 

@@ -14,9 +14,9 @@ from support import CommandLine, record_files
 
 import padim_bench
 from padim_bench.harness import environment
-from padim_bench.report.memory import load_memory_spec, memory_tables
+from padim_bench.report.memory import load_memory_spec, memory_page
 from padim_bench.report.pareto import pareto_figure
-from padim_bench.report.profiles import profiles_tables
+from padim_bench.report.profiles import profiles_page
 
 PACKAGE = Path(padim_bench.__file__).parent
 UNIX_MODULES = ("fcntl", "grp", "pwd", "resource", "syslog", "termios", "tty", "pty", "posix")
@@ -110,7 +110,7 @@ def test_a_profile_on_a_bare_system_has_no_peak_and_is_written(tiny: Path, tmp_p
     figure = pareto_figure([found, measured])
     assert figure is not None
     assert len(figure.axes) == 1
-    assert "| 1000 |" in profiles_tables([found, measured])[".md"]
+    assert "| 1000 |" in profiles_page([found, measured]).texts[".md"]
 
 
 def test_a_table_of_peaks_that_were_not_measured_is_written(tiny: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_table_of_peaks_that_were_not_measured_is_written(tiny: Path, tmp_path
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert set(record["peaks"].values()) == {None}
-    pages = memory_tables(load_memory_spec(), [], [], [], [record], {})
+    pages = memory_page(load_memory_spec(), [], [], [], [record]).texts
     (row,) = [line for line in pages[".md"].splitlines() if line.startswith("|") and "bottle" in line][:1] or [""]
     assert "\N{EN DASH}" in pages[".md"], row
 

@@ -13,7 +13,7 @@ from padim_bench.files import write_text
 from padim_bench.harness.records import to_json
 from padim_bench.harness.sealed import OtherSchemaError, read_sealed, write_sealed
 from padim_bench.reading import why
-from padim_bench.report.render import NONE, Grid, markdown_page
+from padim_bench.report.page import NONE, Grid, markdown_page
 
 SCHEMA = 1
 # What a fit at d = 100 is made of; to compare with, since no floor is computed from them.
@@ -82,7 +82,7 @@ def floor_seconds(side: Result, rates: Result) -> float | None:
 def to_markdown(results: Result) -> str:
     rows = list(results["rows"].values())
     quick = " (small sizes: a trial, not a measurement)" if any(r["provenance"]["quick"] for r in rows) else ""
-    parts = [markdown_page(f"Beside other implementations{quick}", _targets(rows), _provenance(results))]
+    parts = [markdown_page(f"Beside other implementations{quick}", [("", _targets(rows))], _provenance(results))]
     parts += [_row_page(row, results["rates"]) for row in rows]
     return "\n".join(parts)
 
@@ -178,7 +178,7 @@ def _row_page(row: Result, rates: Result) -> str:
         notes += [f"{side['name']}: {side['status']}: {side['message']}"] if side["message"] else []
         if values := (side["difference"] or {}).get("values"):
             notes.append(f"{side['name']}: " + ", ".join(f"{k} {_value(v)}" for k, v in values.items()) + ".")
-    return markdown_page(f"{row['name']}: {row['work']}", Grid(header, lines), notes).replace("# ", "## ", 1)
+    return markdown_page(f"{row['name']}: {row['work']}", [("", Grid(header, lines))], notes).replace("# ", "## ", 1)
 
 
 def _over_floor(side: Result, floor: float | None) -> list[str]:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim_bench import PROTOCOLS, PadimBenchError, Protocol, compute_metrics, mvtec
-from padim_bench.ablation import CHOICES, alone, gap_protocols, walk
 from padim_bench.data.loading import load_category, load_masks
 from padim_bench.data.transforms import prepare_mask
 from padim_bench.evaluation import maps_at
 from padim_bench.report.spec import load_toml
+from padim_bench.reproduction.ablation import CHOICES, alone, gap_protocols, walk
 
 PAPER = PROTOCOLS["paper"]
 SPEC = load_toml("gaps")

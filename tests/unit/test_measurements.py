@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_records import memory, profile, run_config, timing
 from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
@@ -21,10 +20,11 @@ from padim_bench.harness.measurements import (
 )
 from padim_bench.harness.records import as_read, to_json
 from padim_bench.harness.sealed import sealed
-from padim_bench.report.memory import load_memory_spec, memory_tables
+from padim_bench.report.memory import load_memory_spec, memory_page
 from padim_bench.report.pareto import pareto_figure
-from padim_bench.report.profiles import profiles_tables
-from padim_bench.report.timing import growth_figure, load_timing_spec, timing_tables
+from padim_bench.report.profiles import profiles_page
+from padim_bench.report.timing import growth_figure, load_timing_spec, timing_page
+from tests.drawn_records import memory, profile, run_config, timing
 
 DRAWN = {"timing": timing, "memory": memory, "profile": profile}
 
@@ -33,11 +33,11 @@ def page(record: dict[str, Any] | None, kind: str, *, figures: bool = False) -> 
     """What is made of one measurement."""
     assert record is not None
     if kind == "timing":
-        found = timing_tables(load_timing_spec(), [record])
+        found = timing_page(load_timing_spec(), [record]).texts
         return found | ({"figure": str(growth_figure([record]))} if figures else {})
     if kind == "memory":
-        return memory_tables(load_memory_spec(), [], [], [], [record])
-    return profiles_tables([record]) | ({"figure": str(pareto_figure([record]))} if figures else {})
+        return memory_page(load_memory_spec(), [], [], [], [record]).texts
+    return profiles_page([record]).texts | ({"figure": str(pareto_figure([record]))} if figures else {})
 
 
 def read_page(path: Path, kind: str, *, figures: bool = False) -> Callable[[], dict[str, str]]:

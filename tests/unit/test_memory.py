@@ -27,8 +27,8 @@ from padim_bench.harness.records import check_mergeable
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
-from padim_bench.report.memory import load_memory_spec, matches, memory_tables
-from padim_bench.report.render import NONE
+from padim_bench.report.memory import load_memory_spec, matches, memory_page
+from padim_bench.report.page import NONE
 
 SPEC = load_memory_spec()
 
@@ -142,7 +142,7 @@ def test_tables_are_the_same_for_the_same_numbers(peak: dict[str, Any]) -> None:
             SPEC["models"][1:], SPEC["datasets"][:1], sizes, strategies=["auto"], dtypes=["float32", "float16"]
         )
         figures = analytic_figures(SPEC["models"], SPEC["datasets"])
-        return memory_tables(SPEC, figures, states, by_category, [peak])
+        return memory_page(SPEC, figures, states, by_category, [peak]).texts
 
     tables = made()
     assert tables == made()
@@ -160,6 +160,6 @@ def test_tables_are_the_same_for_the_same_numbers(peak: dict[str, Any]) -> None:
 
 
 def test_tables_without_measurements_are_the_arithmetic_alone() -> None:
-    text = memory_tables(SPEC, analytic_figures(SPEC["models"], SPEC["datasets"]), [], [], [])[".md"]
+    text = memory_page(SPEC, analytic_figures(SPEC["models"], SPEC["datasets"]), [], [], []).texts[".md"]
     assert "UNTRAINED" not in text
     assert "Peak" not in text

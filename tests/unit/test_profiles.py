@@ -52,7 +52,7 @@ from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
 from padim_bench.padim.weights import Weights, resolve_weights
 from padim_bench.report.figures import render
 from padim_bench.report.pareto import pareto_figure
-from padim_bench.report.profiles import accuracy_key, best, pareto_front, profiles_tables
+from padim_bench.report.profiles import accuracy_key, best, pareto_front, profiles_page
 
 Points = list[tuple[int, int, int]]
 
@@ -317,8 +317,8 @@ def test_without_masks_the_front_is_over_image_auroc(record: dict[str, Any]) -> 
 
 
 def test_tables_are_the_same_for_the_same_records(records: list[dict[str, Any]]) -> None:
-    tables = profiles_tables(records)
-    assert tables == profiles_tables(copy.deepcopy(records))
+    tables = profiles_page(records).texts
+    assert tables == profiles_page(copy.deepcopy(records)).texts
     text = tables[".md"]
     assert "[UNTRAINED RANDOM WEIGHTS]" in text.splitlines()[0]
     summary = [line for line in text.split("##")[1].splitlines() if line.startswith("| ")][1:]
@@ -328,7 +328,7 @@ def test_tables_are_the_same_for_the_same_records(records: list[dict[str, Any]])
 
 
 def test_void_and_failed_rows_have_a_reason_and_no_number(records: list[dict[str, Any]]) -> None:
-    tables = profiles_tables(records)
+    tables = profiles_page(records).texts
     for i, name, status in ((6, "explicit-lu", "void"), (7, "auto", "failed")):
         rows = [line for line in tables[".md"].splitlines() if line.startswith(f"| {i} |")]
         assert len(rows) == 1
@@ -340,14 +340,14 @@ def test_void_and_failed_rows_have_a_reason_and_no_number(records: list[dict[str
 
 
 def test_tables_of_nothing_valid_are_the_reasons(records: list[dict[str, Any]]) -> None:
-    tables = profiles_tables(records[-2:])
+    tables = profiles_page(records[-2:]).texts
     assert "made void" in tables[".md"]
     assert "made failed" in tables[".md"]
     assert pareto_figure(records[-2:]) is None
 
 
 def test_every_number_of_the_csv_has_its_unit_and_place(records: list[dict[str, Any]]) -> None:
-    rows = list(csv.DictReader(io.StringIO(profiles_tables(records)[".csv"])))
+    rows = list(csv.DictReader(io.StringIO(profiles_page(records).texts[".csv"])))
     for r in (r for r in rows if r["quantity"] != "reason"):
         assert np.isfinite(float(r["value"]))
         assert r["provenance"]
@@ -369,5 +369,5 @@ def test_the_figure_is_the_same_for_the_same_records_and_its_numbers_stand_clear
         boxes = [t.get_window_extent() for t in axes.texts]
         assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     title = figure.get_suptitle()
-    assert "part of factory" in title
+    assert "factory: part on " in title
     assert "UNTRAINED RANDOM WEIGHTS" in title

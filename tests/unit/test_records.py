@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_records import run_config, run_record
 from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
@@ -25,12 +24,13 @@ from padim_bench.harness.records import (
 )
 from padim_bench.harness.sealed import sealed
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
-from padim_bench.report.gaps import gaps_pages
-from padim_bench.report.render import to_csv, to_latex, to_markdown
-from padim_bench.report.seeds import seeds_pages
+from padim_bench.report.gaps import gaps_page
+from padim_bench.report.render import table_page
+from padim_bench.report.seeds import seeds_page
 from padim_bench.report.spec import load_spec, load_toml
-from padim_bench.report.strategies import load_strategies_spec, strategies_tables
+from padim_bench.report.strategies import load_strategies_spec, strategies_page
 from padim_bench.report.tables import build_table
+from tests.drawn_records import run_config, run_record
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 
@@ -60,12 +60,12 @@ def pages(results: Path) -> dict[str, str]:
     drawn = next(m["title"] for m in seeds["models"] if m["title"] != seeds["reference"])
     variants = {key: (v.name, v.what) for key, v in PRO_VARIANTS.items()}
     of_gaps = {gaps["models"][0]["title"]: [r for r in records if r["config"]["seed"] == 0]}
-    found = {"table.md": to_markdown(table), "table.csv": to_csv(table), "table.tex": to_latex(table)}
-    found |= {f"seeds{k}": v for k, v in seeds_pages(seeds, {drawn: records}).items()}
+    found = {f"table{k}": v for k, v in table_page(table).texts.items()}
+    found |= {f"seeds{k}": v for k, v in seeds_page(seeds, {drawn: records}).texts.items()}
     walk = [("paper", "paper")]
-    found |= {f"gaps{k}": v for k, v in gaps_pages(gaps, {"walk": walk}, walk, variants, of_gaps, {}).items()}
+    found |= {f"gaps{k}": v for k, v in gaps_page(gaps, {"walk": walk}, walk, variants, of_gaps, {}).texts.items()}
     strategies = [r for r in records if r["config"]["seed"] == 3]
-    found |= {f"strategies{k}": v for k, v in strategies_tables(load_strategies_spec(), strategies).items()}
+    found |= {f"strategies{k}": v for k, v in strategies_page(load_strategies_spec(), strategies).texts.items()}
     return found
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from padim_bench.report.figures import render, spread_figure
-from padim_bench.report.render import Grid, latex_table, markdown_page, page
+from padim_bench.report.page import Grid, Page, latex_table, markdown_page
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -27,7 +27,7 @@ def _shown(cell: str) -> str:
 
 
 def test_a_name_is_a_cell_of_markdown_and_no_markup() -> None:
-    text = markdown_page("A heading [DEMO DATA]", GRID, [f"Left out: {', '.join(NAMES)}."])
+    text = markdown_page("A heading [DEMO DATA]", [("", GRID)], [f"Left out: {', '.join(NAMES)}."])
     assert text.startswith("# A heading [DEMO DATA]\n")
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == len(NAMES) + 2
@@ -49,14 +49,14 @@ def test_our_own_words_in_the_committed_pages_are_no_markup_either() -> None:
         first, *lines = path.read_text(encoding="utf-8").splitlines()
         captions = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
         rows = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")]
-        again = markdown_page(first.removeprefix("# "), Grid(rows[0], rows[1:]), captions).splitlines()
+        again = markdown_page(first.removeprefix("# "), [("", Grid(rows[0], rows[1:]))], captions).splitlines()
         assert [x for x in again if x[:2] in {"# ", "- ", "| "}] == [
             x for x in [first, *lines] if x[:2] in {"# ", "- ", "| "}
         ]
 
 
 def test_a_name_is_a_cell_of_latex_and_no_command() -> None:
-    text = latex_table("t", "A heading", GRID, [f"Left out: {', '.join(NAMES)}."])
+    text = latex_table("t", "A heading", [("", GRID)], [f"Left out: {', '.join(NAMES)}."])
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]
     assert len(rows) == len(NAMES) + 1
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(NAMES)}
@@ -72,7 +72,7 @@ def test_a_name_is_a_cell_of_latex_and_no_command() -> None:
 def test_a_name_is_a_value_of_csv() -> None:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(GRID.rows)
-    text = page("t", "A heading", GRID, [], out.getvalue())[".csv"]
+    text = Page("t", "A heading", [("", GRID)], [], out.getvalue()).texts[".csv"]
     assert [row[0] for row in csv.reader(io.StringIO(text, newline=""))] == NAMES
 
 

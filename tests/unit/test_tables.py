@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
 from statistics import fmean, stdev
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 from padim_bench import PadimBenchError
 from padim_bench.console import printable
 from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim_bench.report.render import NONE, to_csv, to_latex, to_markdown
+from padim_bench.report.page import NONE
+from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, read_paper, specs_folder
 from padim_bench.report.tables import Table, build_table
 
@@ -62,8 +63,8 @@ def both(value: float) -> dict[str, float]:
 
 
 def lines_of(table: Table) -> list[dict[str, str]]:
-    assert len({len(line) for line in csv.reader(io.StringIO(to_csv(table)))}) == 1
-    return list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert len({len(line) for line in csv.reader(io.StringIO(table_page(table).csv))}) == 1
+    return list(csv.DictReader(io.StringIO(table_page(table).csv)))
 
 
 def line_of(table: Table, model: str, metric: str, row: str) -> dict[str, str]:
@@ -123,7 +124,7 @@ def test_spread_of_a_mean_is_that_of_the_means_of_each_replicate(
     assert cell.values == pytest.approx(means)
     assert (cell.sd, cell.sem) == (pytest.approx(stdev(means)), pytest.approx(stdev(means) / math.sqrt(3)))
     assert (cell.present, len(cell.records)) == (len(members), 3 * len(members))
-    rows = {row["Model"]: row for row in grid_rows(to_markdown(replicated))}
+    rows = {row["Model"]: row for row in grid_rows(table_page(replicated).texts[".md"])}
     shown = [v for k, v in rows["Rd 100"].items() if k.startswith(f"{group.capitalize()}: ours")]
     assert shown == [f"{fmean(means):.2f} ± {stdev(means):.2f}"]
 
@@ -134,7 +135,7 @@ def test_one_replicate_has_no_spread() -> None:
     assert cell is not None
     assert (cell.ours, cell.sd, cell.sem) == (pytest.approx(90), None, None)
     assert line_of(table, "Rd 100", "pro", "carpet")["sd"] == ""
-    assert "±" not in to_markdown(table).partition("\n- ")[0]
+    assert "±" not in table_page(table).texts[".md"].partition("\n- ")[0]
 
 
 def test_means_over_some_categories_stand_beside_the_papers_over_the_same() -> None:
@@ -152,7 +153,7 @@ def test_means_over_some_categories_stand_beside_the_papers_over_the_same() -> N
         assert (cell.present, cell.full) == (len(members), full)
         assert cell.printed == spec.paper["PaDiM-R18-Rd100", group, "pro"]
         assert line_of(table, "R18-Rd100", "pro", group)["paper_printed"] == f"{cell.printed.value:.2f}"
-    assert "4 of 15 categories" in to_markdown(table)
+    assert "4 of 15 categories" in table_page(table).texts[".md"]
 
 
 def test_means_printed_alone_are_compared_with_all_categories_only() -> None:
@@ -163,7 +164,7 @@ def test_means_printed_alone_are_compared_with_all_categories_only() -> None:
         cell = table.cell("PaDiM-R18", "pixel_auroc", "all")
         assert cell is not None
         assert (cell.paper, cell.verdict) == ((97.1, "outside") if compared else (None, ""))
-        assert ("no difference is drawn" in to_markdown(table)) is not compared
+        assert ("no difference is drawn" in table_page(table).texts[".md"]) is not compared
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_the_verdict_is_within_the_tolerance_of_the_printed_value(ours: float, v
     cell = table.cell("R18-Rd100", "pixel_auroc", "carpet")
     assert cell is not None
     assert cell.verdict == verdict
-    (row,) = [r for r in grid_rows(to_markdown(table)) if r["Category"] == "carpet"]
+    (row,) = [r for r in grid_rows(table_page(table).texts[".md"]) if r["Category"] == "carpet"]
     assert row["diff."].endswith("*") == (verdict == "outside")
 
 
@@ -191,7 +192,7 @@ def test_a_category_with_one_invalid_replicate_is_left_out_and_named() -> None:
     assert (bottle.ours, bottle.values, bottle.present) == (None, (), 0)
     assert everything.values == pytest.approx([90.0, 92.0])
     assert everything.present == 1
-    for text in (to_markdown(table), to_latex(table), to_csv(table)):
+    for text in table_page(table).texts.values():
         assert "INVALID and left out: bottle" in text
 
 
@@ -218,13 +219,13 @@ def test_layer_3_stands_as_printed_and_as_recomputed() -> None:
     table = build_table(spec, {"Layer 3": runs}, {m.title: "not run" for m in spec.models if m.title != "Layer 3"})
     line = line_of(table, "Layer 3", "pixel_auroc", "all")
     assert (line["paper"], line["paper_printed"], line["paper_recomputed"]) == ("95.70", "95.70", "96.33")
-    rows = {row["Model"]: row for row in grid_rows(to_markdown(table), "## Pixel AUROC")}
+    rows = {row["Model"]: row for row in grid_rows(table_page(table).texts[".md"], "## Pixel AUROC")}
     assert (rows["Layer 3"]["All: paper"], rows["Layer 3"]["All: paper recomputed"]) == ("95.7", "96.33")
     assert {row["All: paper recomputed"] for title, row in rows.items() if title != "Layer 3"} == {NONE}
-    assert "All: paper recomputed" not in grid_rows(to_markdown(table), "## PRO")[0]
+    assert "All: paper recomputed" not in grid_rows(table_page(table).texts[".md"], "## PRO")[0]
     note = "Layer 3, all, Pixel AUROC: printed 95.7, recomputed 96.33: group means give 96.3"
-    assert note in to_markdown(table)
-    assert note in to_latex(table)
+    assert note in table_page(table).texts[".md"]
+    assert note in table_page(table).texts[".tex"]
 
 
 def test_spade_stands_as_printed_and_as_recomputed() -> None:
@@ -232,7 +233,7 @@ def test_spade_stands_as_printed_and_as_recomputed() -> None:
     line = line_of(table, "SPADE", "pixel_auroc", "all")
     assert (line["paper_printed"], line["paper_recomputed"]) == ("96.50", "96.03")
     assert line_of(table, "SPADE", "pro", "all")["paper_recomputed"] == ""
-    rows = {row["Category"]: row for row in grid_rows(to_markdown(table), "## Pixel AUROC as printed")}
+    rows = {row["Category"]: row for row in grid_rows(table_page(table).texts[".md"], "## Pixel AUROC as printed")}
     assert (rows["All"]["SPADE"], rows["All"]["SPADE recomputed"]) == ("96.5", "96.03")
     assert (rows["carpet"]["SPADE"], rows["carpet"]["SPADE recomputed"]) == ("97.5", NONE)
 
@@ -247,7 +248,7 @@ def test_competitors_appear_as_printed_and_as_not_run(name: str) -> None:
         assert float(lines[key]["paper_printed"]) == printed.value
         assert (lines[key]["ours"], lines[key]["verdict"], lines[key]["records"]) == ("", "", "")
         assert lines[key]["provenance"] == "as printed in the paper; not run here"
-    markdown = to_markdown(table)
+    markdown = table_page(table).texts[".md"]
     for competitor in spec.competitors:
         assert competitor in markdown
     assert ("as printed in the paper; copied, not run here" in markdown) == bool(
@@ -259,7 +260,7 @@ def test_competitors_appear_as_printed_and_as_not_run(name: str) -> None:
 def test_a_table_with_nothing_run_shows_the_papers_values_and_why(name: str) -> None:
     spec = load_spec(name)
     table = build_table(spec, {}, {m.title: f"no weights for {m.title}" for m in spec.models})
-    for text in (to_markdown(table), to_latex(table)):
+    for text in (table_page(table).texts[".md"], table_page(table).texts[".tex"]):
         for model in spec.models:
             assert f"{model.title}: not run: no weights for {model.title}." in text.replace(r"\_", "_")
         for printed in spec.paper.values():
@@ -270,11 +271,11 @@ def test_a_table_with_nothing_run_shows_the_papers_values_and_why(name: str) -> 
 def test_models_that_did_not_run_are_named_beside_those_that_did() -> None:
     runs = {"R18-Rd100": [[record("carpet", both(96.0))]]}
     table = build_table(load_spec("table5"), runs, {"WR50-Rd550": "weights not available offline"})
-    rows = {row["Model"]: row for row in grid_rows(to_markdown(table))}
+    rows = {row["Model"]: row for row in grid_rows(table_page(table).texts[".md"])}
     assert rows["WR50-Rd550"]["All: paper"] == "95.3"
     assert {v for k, v in rows["WR50-Rd550"].items() if "ours" in k} == {NONE}
     assert "EfficientNet-B4" not in rows
-    assert "- WR50-Rd550: not run: weights not available offline.\n" in to_markdown(table)
+    assert "- WR50-Rd550: not run: weights not available offline.\n" in table_page(table).texts[".md"]
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "table5", "table6"])
@@ -286,10 +287,10 @@ def test_a_demo_shows_none_of_the_papers_numbers(name: str) -> None:
     assert "[DEMO DATA, NOT MVTEC AD]" in table.heading
     for line in lines_of(table):
         assert {line[k] for k in ("paper", "paper_printed", "paper_recomputed", "difference", "verdict")} == {""}
-    markdown = to_markdown(table)
+    markdown = table_page(table).texts[".md"]
     for competitor in spec.competitors:
         assert competitor not in markdown
-    for text in (markdown, to_latex(table)):
+    for text in (markdown, table_page(table).texts[".tex"]):
         assert "as printed" not in text
         assert "recomputed" not in text
     shown = {float(n) for line in markdown.splitlines() if line.startswith("|") for n in re.findall(r"\d+\.\d+", line)}
@@ -305,8 +306,8 @@ def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
     one["dataset"]["official_split"] = False
     table = build_table(load_spec("table3"), {"R18-Rd100": [[one]]}, {})
     assert table.heading.endswith("[NOT THE OFFICIAL SPLIT: CARPET] [UNTRAINED RANDOM WEIGHTS]")
-    assert to_markdown(table).startswith(f"# {table.heading}\n")
-    assert table.heading in to_latex(table)
+    assert table_page(table).texts[".md"].startswith(f"# {table.heading}\n")
+    assert table.heading in table_page(table).texts[".tex"]
 
 
 def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() -> None:
@@ -322,7 +323,7 @@ def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() 
         "pixel AUROC 0.03, PRO 1"
     ) in build_table(spec, runs, {}).facts
     of["carpet"]["extra"] = {"error_bounds": {"pixel_auroc": None}}
-    assert "ixel metrics of all from histograms" in to_markdown(build_table(spec, runs, {}))
+    assert "ixel metrics of all from histograms" in table_page(build_table(spec, runs, {})).texts[".md"]
 
 
 def test_a_backbone_that_rounds_stands_in_the_title() -> None:
@@ -348,15 +349,15 @@ def test_claims_are_judged_on_our_means(summed: float, concatenated: float, hold
         "- Claim: concatenation, with the covariances between layers, beats the sum in PRO: "
         f"{holds} here (PRO, 2 of 15: {gap}).\n"
     )
-    assert expected in to_markdown(table)
-    assert "best single layer" not in to_markdown(table)  # Layer 2 has not run
+    assert expected in table_page(table).texts[".md"]
+    assert "best single layer" not in table_page(table).texts[".md"]  # Layer 2 has not run
 
 
 @pytest.mark.parametrize(("summed", "holds"), [(91.0, "holds"), (89.0, "does not hold")])
 def test_the_sum_of_layers_is_compared_with_the_best_of_them(summed: float, holds: str) -> None:
     values = {"Layer 1": 70.0, "Layer 2": 80.0, "Layer 3": 90.0, "Layer 1+2+3": summed}
     runs = {title: [[record("carpet", both(value))]] for title, value in values.items()}
-    text = to_markdown(build_table(load_spec("table1"), runs, {}))
+    text = table_page(build_table(load_spec("table1"), runs, {})).texts[".md"]
     assert f"beats the best single layer's PRO: {holds} here (PRO, 1 of 15: {summed - 90:+.2f} points)" in text
 
 
@@ -365,7 +366,7 @@ def test_no_claim_is_judged_over_differing_categories() -> None:
         "Layer 1+2+3": [[record("carpet", both(80.0)), record("bottle", None)]],
         "PaDiM-R18": [[record("carpet", both(81.0)), record("bottle", both(90.0))]],
     }
-    assert "Claim" not in to_markdown(build_table(load_spec("table1"), runs, {}))
+    assert "Claim" not in table_page(build_table(load_spec("table1"), runs, {})).texts[".md"]
 
 
 def test_a_printed_value_that_the_paper_contradicts_gets_no_verdict() -> None:
@@ -411,11 +412,12 @@ def full_table(name: str) -> Table:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("render", [to_markdown, to_csv, to_latex])
-def test_the_same_records_render_to_the_same_bytes(name: str, render: Callable[[Table], str]) -> None:
+@pytest.mark.parametrize("suffix", [".md", ".csv", ".tex"])
+def test_the_same_records_render_to_the_same_bytes(name: str, suffix: str) -> None:
     table = full_table(name)
-    assert render(table) == render(table)
-    assert render(build_table(table.spec, {}, {})) != render(table)
+    text = table_page(table).texts[suffix]
+    assert text == table_page(table).texts[suffix]
+    assert text != table_page(build_table(table.spec, {}, {})).texts[suffix]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -425,7 +427,7 @@ def test_latex_is_ascii_and_balanced(name: str, nothing_run: bool) -> None:
     table = (
         build_table(spec, {}, {m.title: "why_not & 100 %" for m in spec.models}) if nothing_run else full_table(name)
     )
-    first, *lines = to_latex(table).splitlines()
+    first, *lines = table_page(table).texts[".tex"].splitlines()
     text = "\n".join(lines)
     assert first.startswith("%")
     assert text.isascii()
@@ -447,7 +449,7 @@ def test_latex_is_ascii_and_balanced(name: str, nothing_run: bool) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown_grids_have_rows_as_long_as_their_headers(name: str) -> None:
-    grids = re.findall(r"(?:^\|.*\n)+", to_markdown(full_table(name)), re.MULTILINE)
+    grids = re.findall(r"(?:^\|.*\n)+", table_page(full_table(name)).texts[".md"], re.MULTILINE)
     assert grids
     for grid in grids:
         lines = grid.splitlines()
@@ -519,7 +521,7 @@ def test_names_of_categories_break_no_format(name: str) -> None:
     table = build_table(
         spec, {"R18-Rd100": [[record(name, both(91.0), dataset="mine"), record("plain", None, dataset="mine")]]}, {}
     )
-    markdown, latex = to_markdown(table), to_latex(table)
+    markdown, latex = table_page(table).texts[".md"], table_page(table).texts[".tex"]
     for block in (b for b in markdown.split("\n\n") if b.startswith("|")):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     shown = printable(name).replace("|", "\\|")

@@ -22,8 +22,8 @@ from padim_bench.harness.measurements import keep_measurement, read_measurement
 from padim_bench.harness.records import SCHEMA_VERSION, as_read, check_mergeable, to_json
 from padim_bench.harness.timing import INFERENCE_STAGES, TRAINING_STAGES, measure_timing
 from padim_bench.padim.weights import resolve_weights
-from padim_bench.report.render import NONE
-from padim_bench.report.timing import figure3, growth_figure, load_timing_spec, timing_tables
+from padim_bench.report.page import NONE
+from padim_bench.report.timing import figure3, growth_figure, load_timing_spec, timing_page
 
 N_TRAIN, N_TEST = 7, 4
 
@@ -144,7 +144,7 @@ def trained(record: dict[str, Any], model: str, **times: float) -> dict[str, Any
 
 def test_tables_stand_beside_the_printed_numbers(record: dict[str, Any]) -> None:
     spec = load_timing_spec()
-    text = timing_tables(spec, [trained(record, "R18-Rd100", total=0.04544)])[".md"]
+    text = timing_page(spec, [trained(record, "R18-Rd100", total=0.04544)]).texts[".md"]
     assert "| R18-Rd100 | bottle | auto (woodbury) | 0.23 | 0.0454 |" in text
     for model, seconds in (("SPADE (WR50)", "7.10"), ("VAE (R18)", "0.21"), ("WR50-Rd550", "0.95")):
         assert f"| {model} | {NONE} | {NONE} | {seconds} |" in text
@@ -157,7 +157,7 @@ def test_tables_stand_beside_the_printed_numbers(record: dict[str, Any]) -> None
 
 
 def test_untrained_weights_stand_in_title_and_row(record: dict[str, Any]) -> None:
-    tables = timing_tables(load_timing_spec(), [record])
+    tables = timing_page(load_timing_spec(), [record]).texts
     assert "[UNTRAINED RANDOM WEIGHTS]" in tables[".md"].splitlines()[0]
     assert "R18-Rd20 (untrained)" in tables[".md"]
     assert "[UNTRAINED RANDOM WEIGHTS]" in tables[".tex"]
@@ -168,15 +168,15 @@ def test_the_growth_ratio_is_last_to_first(record: dict[str, Any]) -> None:
     for point in other["growth"]:
         point["total_s"]["median"] = {3: 0.020, 5: 0.030, 7: 0.050}[point["n_train"]]
         point["distance_map_s"]["median"] = {3: 0.010, 5: 0.012, 7: 0.016}[point["n_train"]]
-    text = timing_tables(load_timing_spec(), [other])[".md"]
+    text = timing_page(load_timing_spec(), [other]).texts[".md"]
     assert "| R18-Rd100 | bottle | cholesky | 20.0 | 30.0 | 50.0 (7) | 2.50 | 1.60 |" in text
 
 
 def test_tables_are_the_same_for_the_same_records(record: dict[str, Any]) -> None:
     again = json.loads(to_json(record))
     spec = load_timing_spec()
-    assert timing_tables(spec, [record, again]) == timing_tables(spec, [again, record])
-    rows = list(csv.DictReader(io.StringIO(timing_tables(spec, [record])[".csv"])))
+    assert timing_page(spec, [record, again]).texts == timing_page(spec, [again, record]).texts
+    rows = list(csv.DictReader(io.StringIO(timing_page(spec, [record]).texts[".csv"])))
     assert {r["source"] for r in rows} == {"paper", "ours"}
     assert all(r["value"] and r["unit"] and r["quantity"] for r in rows)
 

@@ -1,0 +1,145 @@
+"""A page: headed grids, a caption and a CSV, as Markdown and LaTeX (booktabs); nothing of what the numbers mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from padim_bench.console import printable
+
+if TYPE_CHECKING:
+    from padim_bench.report.tables import Table
+
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a table looks like: a header row, body rows, and the rows before which a rule stands."""
+
+    header: list[str]
+    rows: list[list[str]]
+    rules: frozenset[int] = frozenset()
+
+
+Section = tuple[str, Grid]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a table or report says, in the order in which it says it.
+
+    Attributes:
+        name: of its files.
+        heading: holds what no reader may miss, such as demo data.
+        sections: one or several grids with their titles.
+        captions: all that a reader needs to judge the numbers, one fact a line; the first is its coverage.
+        csv: every number in long form.
+        absent: titles of models that it has no run of.
+        figures: by file name without ending, what makes its files, {"svg": bytes, "png": bytes}.
+        table: what it was made from, where that is a table of cells.
+    """
+
+    name: str
+    heading: str
+    sections: Sequence[Section]
+    captions: Sequence[str]
+    csv: str
+    absent: tuple[str, ...] = ()
+    figures: Mapping[str, Callable[[], Mapping[str, bytes]]] = field(default_factory=dict)
+    table: Table | None = None
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The files as {suffix: text}: Markdown, CSV and LaTeX."""
+        return {
+            ".md": markdown_page(self.heading, self.sections, self.captions),
+            ".csv": self.csv,
+            ".tex": latex_table(self.name, self.heading, self.sections, self.captions),
+        }
+
+
+def markdown_page(heading: str, sections: Sequence[Section], captions: Sequence[str]) -> str:
+    """A heading, one grid or several with headings of their own, and the caption as a list."""
+    lines = [f"# {markdown(heading)}", ""]
+    for title, one in sections:
+        if title and len(sections) > 1:
+            lines += [f"## {markdown(title)}", ""]
+        elif title:
+            lines += [f"{markdown(title)}:", ""]
+        lines.append(_markdown_row(one.header))
+        lines.append("|" + "|".join([":---", *["---:"] * (len(one.header) - 1)]) + "|")
+        lines += [*map(_markdown_row, one.rows), ""]
+    lines += [f"- {markdown(line)}" for line in captions]
+    return "\n".join(lines) + "\n"
+
+
+# What Markdown would take for markup in a name, but nothing of what our own words hold: an asterisk after a number, a
+# sign of less, brackets alone.
+_MARKUP = re.compile(
+    r"`|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<!\w)_(?=\S)|~(?=~)|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
+    r"|\[(?=[^\]]*\][\[(])|^\[(?=[^\]]*\]:)"
+)
+
+
+def markdown(text: str) -> str:
+    """``text`` on one line, as it is and not as markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(markdown(cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+_LATEX = str.maketrans(
+    {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+     "\\": r"\textbackslash{}", NONE: "--", "*": r"$^*$", "\N{PLUS-MINUS SIGN}": r"$\pm$"}
+)  # fmt: skip
+
+
+def latex_table(name: str, heading: str, sections: Sequence[Section], captions: Sequence[str]) -> str:
+    """A table* environment, one tabular per grid; needs \\usepackage{booktabs}."""
+
+    def line(cells: Sequence[str]) -> str:
+        text = " & ".join(_latex(c) for c in cells)
+        # After the row before, a bracket would be the argument of its line break.
+        return "  " + (f"{{[}}{text[1:]}" if text.startswith("[") else text) + r" \\"
+
+    body: list[str] = []
+    for title, one in sections:
+        if title:
+            body += [r"  \medskip", rf"  \textit{{{_latex(title)}}}\par\smallskip"]
+        body += [rf"  \begin{{tabular}}{{l{'r' * (len(one.header) - 1)}}}", r"  \toprule", line(one.header)]
+        body.append(r"  \midrule")
+        for i, row in enumerate(one.rows):
+            if i in one.rules:
+                body.append(r"  \midrule")
+            body.append(line(row))
+        body += [r"  \bottomrule", r"  \end{tabular}", ""]
+    text = _latex(" ".join([f"{heading}.", *captions]))
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table*}",
+            r"  \centering\small",
+            rf"  \caption{{{text}}}",
+            rf"  \label{{tab:padim-{name}}}",
+            *body[: -1 if body else None],
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _latex(text: str) -> str:
+    text = printable(text)
+    signed_ = text.startswith(("+", "-")) and text[1:2].isdigit()
+    escaped = text.translate(_LATEX)
+    return f"${escaped[0]}${escaped[1:]}" if signed_ else escaped

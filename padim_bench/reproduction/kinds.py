@@ -1,0 +1,364 @@
+"""Kinds of pages: each knows which runs it wants, and which page the records of those make.
+
+A spec's ``layout`` names its kind. To add one, write its two functions and name them in ``KINDS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from padim_bench.errors import PadimBenchError
+from padim_bench.harness.records import Record
+from padim_bench.protocols import Protocol, get_protocol, rd_mvtec_protocol
+from padim_bench.report.page import Page
+from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
+from padim_bench.reproduction.ablation import alone, gap_protocols, walk
+from padim_bench.reproduction.evidence import Evidence, Runs, Wanted, category_order
+
+# Runs by the title of the row or column that they are of.
+WantedRuns = dict[str, list[Wanted]]
+NO_RECORD = "no record of it here"
+PROFILES = "profiles"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How pages are made from the evidence.
+
+    Attributes:
+        protocol: of the pages that are not about protocols of their own.
+        seeds: so many, 0 and up, in every page; 0 for those that hold most of the evidence.
+        backbone_dtype: of the runs.
+    """
+
+    protocol: Protocol
+    seeds: int = 0
+    backbone_dtype: str = "float32"
+
+    def runs(self, evidence: Evidence) -> Runs:
+        return Runs(evidence.records, self.protocol, self.backbone_dtype)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of page.
+
+    Attributes:
+        wanted: (name, seeds, brief) -> the runs that the page of that name is made from, by title; none for pages
+            of measurements. ``seeds`` 0 is what the spec says; ``brief`` asks for fewer versions, for the demo.
+        page: (name, evidence, choice) -> the page, or None where the evidence does not make one.
+    """
+
+    wanted: Callable[[str, int, bool], WantedRuns]
+    page: Callable[[str, Evidence, Choice], Page | None]
+
+
+def kind_of(name: str) -> Kind:
+    """Raises PadimBenchError for a name that no page has."""
+    if name == PROFILES:
+        return KINDS[PROFILES]
+    layout = load_toml(name)["layout"]
+    if layout not in KINDS:
+        raise PadimBenchError(f"spec {name} has layout {layout!r}: choose from {', '.join(KINDS)}")
+    return KINDS[layout]
+
+
+def _nothing(name: str, seeds: int, brief: bool) -> WantedRuns:
+    return {}
+
+
+# Tables of cells: I to VI.
+
+
+def _table_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+    """Every model of a table with its replicates: versions of Rd-MVTec AD times seeds."""
+    spec = load_spec(name)
+    if brief:
+        spec = replace(spec, versions=min(spec.versions, 2))
+    return {m.title: [w for of_version in _replicates(spec, m, seeds) for w in of_version] for m in spec.models}
+
+
+def _replicates(spec: TableSpec, model: TableModel, seeds: int) -> list[list[Wanted]]:
+    """The runs of a model: a list for each version, of a run for each seed."""
+    n_seeds = seeds or spec.seeds
+    drawn = range(n_seeds) if n_seeds and model.drawn else [model.seed]
+    protocols: list[Protocol | None] = [None]
+    if spec.dataset == "stc":
+        protocols = [get_protocol("paper-stc")]
+    elif spec.versions:
+        protocols = [rd_mvtec_protocol(version) for version in range(spec.versions)]
+    return [[_of_model(model, seed, protocol) for seed in drawn] for protocol in protocols]
+
+
+def _of_model(model: TableModel, seed: int, protocol: Protocol | None) -> Wanted:
+    return Wanted(
+        model.arch,
+        model.layers,
+        model.n_features,
+        seed,
+        model.strategy,
+        reduction=model.reduction,
+        fusion=model.fusion,
+        protocol=protocol,
+    )
+
+
+def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.render import table_page
+    from padim_bench.report.tables import build_table
+
+    spec, runs = load_spec(name), choice.runs(evidence)
+    found: dict[str, list[list[Record]]] = {}
+    versions = 0
+    for model in spec.models:
+        seeds = choice.seeds if model.drawn else 1
+        ones = [of_version[0] for of_version in _replicates(spec, model, 1)]
+        present = list(takewhile(lambda one: rectangle(runs, [one], seeds, model.seed), ones))  # noqa: B023
+        if present and (replicates := rectangle(runs, present, seeds, model.seed)):
+            found[model.title], versions = replicates, max(versions, len(present))
+    at_hand = {m.arch for m in spec.models if m.title in found}
+    found = {m.title: found[m.title] for m in spec.models if m.title in found and m.stand_in_for not in at_hand}
+    missing = {m.title: NO_RECORD for m in spec.models if m.title not in found and not m.stand_in_for}
+    if spec.versions and versions:
+        spec = replace(spec, versions=versions)
+    return table_page(build_table(spec, found, missing))
+
+
+def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = None) -> list[list[Record]]:
+    """The records of each of ``ones`` and each seed, over the same categories throughout.
+
+    Of seeds 0 to k - 1 for every k, and of seed ``own`` alone, that rectangle of seeds by categories is taken which
+    holds most runs, and of two such the one of more categories; so every value of a page is over the same draws.
+    ``seeds`` is k where it is not 0, whatever else there is.
+
+    Returns:
+        A list for each of ``ones`` and within it for each seed, in that order: the records, one a category.
+    """
+    by_seed: list[dict[str, list[Record]]] = []
+    while not seeds or len(by_seed) < seeds:
+        row = _complete(runs, ones, len(by_seed))
+        if not row:
+            break
+        by_seed.append(row)
+    sides = [seeds] if seeds else range(1, len(by_seed) + 1)
+    candidates = [by_seed[:k] for k in sides if k <= len(by_seed)]
+    if own is not None and not seeds:
+        candidates.append([_complete(runs, ones, own)])
+    shared = [[c for c in rows[0] if all(c in row for row in rows)] for rows in candidates]
+    size, categories, rows = max(
+        ((len(rows) * len(cs), cs, rows) for cs, rows in zip(shared, candidates, strict=True)),
+        key=lambda found: (found[0], len(found[1])),
+        default=(0, [], []),
+    )
+    return [[row[c][i] for c in categories] for i in range(len(ones)) for row in rows] if size else []
+
+
+def _complete(runs: Runs, ones: Sequence[Wanted], seed: int) -> dict[str, list[Record]]:
+    """By category, the record of each of ``ones`` with that seed, of the categories that have all of them."""
+    found = [{r["dataset"]["category"]: r for r in runs.of(replace(one, seed=seed))} for one in ones]
+    return {
+        category: [of_one[category] for of_one in found] for category in found[0] if all(category in f for f in found)
+    }
+
+
+# The seeds report.
+
+
+def _seeds_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+    spec = load_toml(name)
+    return {
+        m["title"]: [
+            replace(_of_seeds(spec, m), seed=seed)
+            for seed in (range(seeds or spec["seeds"]) if m.get("n_features") else [0])
+        ]
+        for m in spec["models"]
+    }
+
+
+def _of_seeds(spec: Mapping[str, Any], model: Mapping[str, Any]) -> Wanted:
+    return Wanted(
+        spec["arch"], n_features=model.get("n_features"), strategy=spec["strategy"], reduction=model["reduction"]
+    )
+
+
+def _seeds_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.seeds import seeds_page
+
+    spec, runs = load_toml(name), choice.runs(evidence)
+    found = {}
+    for model in spec["models"]:
+        rows = rectangle(runs, [_of_seeds(spec, model)], choice.seeds if model.get("n_features") else 1)
+        if records := [r for row in rows for r in row]:
+            found[model["title"]] = records
+    drawn = [r["config"]["seed"] for title, records in found.items() if title != spec["reference"] for r in records]
+    return seeds_page(spec, found) if drawn and (choice.seeds or max(drawn) > 0) else None  # one seed has no spread
+
+
+# The gaps report.
+
+
+def _gaps_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+    """Presets for every model; the ablation and the PRO variants for the first."""
+    spec = load_toml(name)
+    wanted: WantedRuns = {}
+    for i, m in enumerate(spec["models"]):
+        protocols = gap_protocols(spec) if i == 0 else [get_protocol(p) for p in spec["presets"]]
+        wanted[m["title"]] = [
+            Wanted(
+                m["arch"],
+                n_features=m["n_features"],
+                seed=spec["seed"],
+                strategy=spec["strategy"],
+                protocol=one,
+                extras=("pro_variants",) if i == 0 and one.name == "paper" else (),
+            )
+            for one in protocols
+        ]
+    return wanted
+
+
+def _gaps_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.metrics.pro_variants import PRO_VARIANTS
+    from padim_bench.report.gaps import gaps_page
+
+    spec, runs = load_toml(name), choice.runs(evidence)
+    found: dict[str, list[Record]] = {}
+    for title, wanted in _gaps_wanted(name, 0, False).items():
+        by_protocol = {w.protocol.name: runs.of(w) for w in wanted if w.protocol is not None}
+        if all(by_protocol[preset] for preset in spec["presets"]):  # else there is nothing to walk between
+            found[title] = [r for records in by_protocol.values() for r in records]
+    if not found:
+        return None
+    walks = {f"from {w['from']} to {w['to']}": walk(w["from"], w["to"]) for w in spec["walks"]}
+    named = {heading: [(s.title, s.protocol.name) for s in steps] for heading, steps in walks.items()}
+    changed = [("paper", "paper"), *((s.title, s.protocol.name) for s in alone(spec))]
+    variants = {key: (v.name, f"{v.what} ({v.seen_in})") for key, v in PRO_VARIANTS.items()}
+    missing = {m["title"]: NO_RECORD for m in spec["models"] if m["title"] not in found}
+    return gaps_page(spec, named, changed, variants, found, missing)
+
+
+# The table of strategies.
+
+
+def _strategies_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+    from padim_bench.padim.strategies import STRATEGIES
+
+    spec = load_toml(name)
+    return {spec["title"]: [_of_strategies(spec, s, dtype) for s in STRATEGIES for dtype in spec["dtypes"]]}
+
+
+def _of_strategies(spec: Mapping[str, Any], strategy: str, dtype: str) -> Wanted:
+    return Wanted(spec["arch"], "paper", spec["n_features"], spec["seed"], strategy, dtype)
+
+
+def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    """Of every strategy on record, whether this version has it or not; the reference first, which all need."""
+    from padim_bench.report.strategies import REFERENCE, strategies_page
+
+    spec, runs = load_toml(name), choice.runs(evidence)
+    if not runs.of(_of_strategies(spec, *REFERENCE)):
+        return None
+    names = {r["config"]["strategy"] for r in evidence.records} - {"auto"}
+    ordered = sorted(names, key=lambda strategy: (strategy != REFERENCE[0], strategy))
+    records = [r for s in ordered for dtype in spec["dtypes"] for r in runs.of(_of_strategies(spec, s, dtype))]
+    return strategies_page(spec, records)
+
+
+# Tables of measurements: VII and VIII, and the profiles.
+
+
+def _timing_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    """Also without any: it then holds the paper's seconds alone."""
+    from padim_bench.report.timing import load_measured_spec, timing_page
+
+    spec = load_measured_spec(name)
+    return timing_page(spec, _in_order(_of_spec(evidence.of_kind("timing"), spec), spec))
+
+
+def _memory_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.memory import memory_page
+    from padim_bench.report.timing import load_measured_spec
+
+    spec = load_measured_spec(name)
+    sizes = [m for m in evidence.of_kind("sizes") if m["asked"] == asked_sizes(spec)]
+    if not sizes:
+        return None
+    found = max(sizes, key=lambda m: (len(m["strategies"]), m["finished"]))
+    peaks = _in_order(_of_spec(evidence.of_kind("memory"), spec), spec)
+    return memory_page(spec, found["analytic"], found["states"], found["by_category"], peaks)
+
+
+def asked_sizes(spec: Mapping[str, Any]) -> str:
+    """Digest of what of Table VIII's spec decides the bytes that are computed and stored."""
+    deciding = {name: spec[name] for name in ("models", "datasets", "n_images", "dtypes")}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _of_spec(measured: Iterable[Record], spec: Mapping[str, Any]) -> list[Record]:
+    titles = {m["title"] for m in spec["models"]}
+    return [m for m in measured if m["model_name"] in titles]
+
+
+def _in_order(measured: Iterable[Record], spec: Mapping[str, Any]) -> list[Record]:
+    """By model and strategy as the spec has them, then protocol, category and machine."""
+    titles = [m["title"] for m in spec["models"]]
+    strategies = list(dict.fromkeys(s for m in spec["models"] for s in m["strategies"]))
+
+    def place(m: Record) -> tuple[Any, ...]:
+        config = m["config"]
+        strategy = config["strategy"]
+        order = strategies.index(strategy) if strategy in strategies else len(strategies)
+        where = category_order(m)
+        return titles.index(m["model_name"]), config["protocol"]["name"], order, strategy, where, _machine(m)
+
+    return sorted(measured, key=place)
+
+
+def _machine(measured: Record) -> tuple[str, ...]:
+    found = measured["environment"]
+    return found.get("gpu", ""), found["cpu"], str(measured["config"]["threads"]), measured["finished"]
+
+
+def _profiles_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.figures import render
+    from padim_bench.report.pareto import pareto_figures
+    from padim_bench.report.profiles import profiles_page
+
+    if not evidence.profiles:
+        return None
+    profiles = sorted(evidence.profiles, key=_profile_order)
+    figures = {file: partial(render, figure) for file, figure in pareto_figures(profiles).items()}
+    return replace(profiles_page(profiles), figures=figures)
+
+
+def _profile_order(profile: Record) -> tuple[Any, ...]:
+    """Machines apart, then model, strategy and storage."""
+    config, found = profile["config"], profile["environment"]
+    machine = config["device"], found.get("gpu", ""), found["cpu"], config["threads"]
+    where = profile["dataset"]["name"], category_order(profile)
+    n = config["n_features"]
+    model = config["backbone"], n is None, n or 0, config["seed"]
+    return *machine, *where, *model, config["strategy"], -_width(config["dtype"]), config["dtype"], profile["id"]
+
+
+def _width(dtype: str) -> int:
+    return int("".join(c for c in dtype if c.isdigit()))
+
+
+_TABLE = Kind(_table_wanted, _table_page)
+KINDS: dict[str, Kind] = {
+    "categories": _TABLE,
+    "models": _TABLE,
+    "seeds": Kind(_seeds_wanted, _seeds_page),
+    "gaps": Kind(_gaps_wanted, _gaps_page),
+    "strategies": Kind(_strategies_wanted, _strategies_page),
+    "timing": Kind(_nothing, _timing_page),
+    "memory": Kind(_nothing, _memory_page),
+    PROFILES: Kind(_nothing, _profiles_page),
+}

@@ -1,0 +1,223 @@
+"""``padim-bench reproduce``: from data at hand to the paper's tables beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from padim_bench.data.demo import make_demo
+from padim_bench.data.mvtec import MVTEC_AD, list_categories, mvtec
+from padim_bench.data.samples import Category
+from padim_bench.data.stc import Scene
+from padim_bench.errors import PadimBenchError
+from padim_bench.harness.measurements import check_measurements
+from padim_bench.harness.records import check_mergeable
+from padim_bench.harness.runner import ModelSpec, Outcome, Settings, plan, run
+from padim_bench.harness.scenes import run_scenes
+from padim_bench.protocols import get_protocol
+from padim_bench.report.page import Page
+from padim_bench.report.render import summary
+from padim_bench.report.spec import load_toml
+from padim_bench.reproduction.evidence import Evidence, Wanted
+from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
+from padim_bench.reproduction.measured import Measuring
+from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
+from padim_bench.reproduction.weights import FoundWeights, find_weights, members
+
+REAL_THING = (
+    "For the paper's own data: padim-bench data download mvtec-ad --root DIR (4.9 GB; prints the licence), "
+    "then tox -e reproduce -- --data DIR. "
+    "For its weights: a network that reaches the hub, or --weights DIR with files named "
+    "resnet18.tv_in1k.safetensors, wide_resnet50_2.tv_in1k.safetensors, tf_efficientnet_b5.aa_in1k.safetensors."
+)
+NO_STC = "no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC"
+_PLACES = ("records", "tables", "figures", "")  # of a results folder, and its index
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Pages, the files of each, the runs behind them, and what stands on none.
+
+    Attributes:
+        pages: those that were asked for and could be made.
+        files: written, by page.
+        outcomes: of runs.
+        absent: by page, why it has no run of a model, by the model's title.
+        failed: by page, how many of its measurements failed.
+    """
+
+    pages: tuple[Page, ...]
+    files: dict[str, list[Path]]
+    outcomes: tuple[Outcome, ...]
+    absent: dict[str, dict[str, str]]
+    failed: dict[str, int]
+
+    def summary(self, names: Sequence[str]) -> list[str]:
+        """A line for each of these pages: how it went, where it lies; then the runs without numbers."""
+        pages = {page.name: page for page in self.pages}
+        lines = []
+        for name in names:
+            if name not in pages:
+                lines.append(f"{name}: not written, as said above")
+                continue
+            table = pages[name].table
+            said = summary(table, self.absent.get(name, {})) if table else pages[name].heading
+            if name in self.failed:
+                said += f"; {self.failed[name]} measurements failed"
+            lines.append(f"{name}: {said}: {self.files[name][0].as_posix()}")
+        if void := sum(outcome.record["status"] != "ok" for outcome in self.outcomes):
+            lines.append(f"{void} of {len(self.outcomes)} runs INVALID: the pages name them, the records say why")
+        return lines
+
+
+def demo_categories(results: Path, wanted: Sequence[str] | None) -> list[Category]:
+    """The demo data set, drawn under ``results/data`` if it is not there yet."""
+    root = make_demo(results / "data")
+    return [mvtec(root, name) for name in wanted or list_categories(root)]
+
+
+def reproduce(
+    names: Sequence[str],
+    categories: Sequence[Category],
+    *,
+    results: Path,
+    settings: Settings,
+    weights: str | Path | None = None,
+    untrained_fallback: bool = False,
+    backbones: Sequence[str] | None = None,
+    seeds: int = 0,
+    brief: bool = False,
+    scenes: Sequence[Scene] = (),
+    stc_every: int = 1,
+    executor: Executor | None = None,
+    show_progress: bool | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Reproduction:
+    """Runs what the named tables ask for over ``categories`` and writes them under ``results``.
+
+    Args:
+        names: from ``report_names()``.
+        categories: those present.
+        results: records go to ``records/``, tables to ``tables/``, figures to ``figures/``, an index to ``README.md``.
+        settings: protocol, device, threads.
+        weights: as for ``resolve_weights``, tried first under the spec's tag, then under the bare name.
+        untrained_fallback: where no weights can be had, use seeded untrained ones and say so in every title.
+        backbones: only these architectures (or ``arch.tag``, which replaces the spec's tag).
+        seeds: so many channel seeds, 0 and up, in every table; 0 for what each spec says.
+        brief: for the demo: two versions of Rd-MVTec AD, ten images timed, memory of one strategy.
+        scenes: of ShanghaiTech Campus.
+        stc_every: of its clips' frames, the first and then every so many.
+        executor, show_progress, on_message: as for ``harness.runner.run``.
+
+    Raises:
+        PadimBenchError: unknown names, categories of several datasets, no model can run, or what ``run`` raises.
+    """
+    _one_dataset(categories)
+    specs = {name: load_toml(name) for name in names}
+    measured = [name for name in names if specs[name]["layout"] in {"timing", "memory"}]
+    if measured:
+        check_measurements(results / "measurements")
+    found = find_weights(
+        [m for spec in specs.values() for m in members(spec)],
+        weights,
+        backbones,
+        untrained_fallback=untrained_fallback,
+        needed=len(measured) < len(names),
+        on_message=on_message,
+    )
+    wanted = {name: kind_of(name).wanted(name, seeds, brief) for name in names}
+    over_scenes = [name for name in names if specs[name].get("dataset") == "stc"]
+    over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
+    units = plan(categories, over_images, settings)
+    _say_what_will_be(names, wanted, categories, settings, on_message)
+    outcomes = run(
+        units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
+    )
+    check_mergeable([o.record for o in outcomes])
+    unreadable: PadimBenchError | None = None  # a scene must not cost what comes after it
+    try:
+        if scenes:
+            models = _models((wanted[name] for name in over_scenes), found)
+            outcomes += run_scenes(scenes, models, settings, results, every=stc_every, on_message=on_message)
+    except PadimBenchError as error:
+        unreadable = error
+        over_scenes, names = [], [name for name in names if name not in over_scenes]
+    measurements, failed = [], {}
+    for name in measured:
+        measuring = Measuring(
+            _measured_category(categories), found, results, settings.threads, settings.device, backbones, brief,
+            on_message,
+        )  # fmt: skip
+        measurements += measuring.timing(name) if specs[name]["layout"] == "timing" else measuring.memory(name)
+        if measuring.failed:
+            failed[name] = len(measuring.failed)
+
+    evidence = Evidence(tuple(o.record for o in outcomes), tuple(measurements))
+    pages = make_pages(names, evidence, Choice(settings.protocol, seeds, settings.backbone_dtype))
+    absent = {name: found.absent(members(specs[name])) for name in names}
+    for name in over_scenes if not scenes else ():
+        absent[name] |= {m.title: NO_STC for m in members(specs[name]) if m.title not in absent[name]}
+    for name in names:
+        if name not in {page.name for page in pages}:
+            why = "; ".join(f"{title} {reason}" for title, reason in absent[name].items())
+            on_message(f"{name}: not written: {why or 'no run of it has numbers'}")
+    files = {page.name: write_page(page, results) for page in pages}
+    write_index([*pages, *others_there(results, files, on_message)], results, results)
+    if unreadable is not None:
+        raise unreadable
+    return Reproduction(tuple(pages), files, tuple(outcomes), absent, failed)
+
+
+def _one_dataset(categories: Sequence[Category]) -> None:
+    by_dataset: dict[str, list[str]] = {}
+    for category in categories:
+        by_dataset.setdefault(category.dataset, []).append(category.name)
+    if len(by_dataset) > 1:
+        listed = "; ".join(f"{dataset}: {', '.join(names)}" for dataset, names in by_dataset.items())
+        mend = "choose with --categories"
+        if all(category.name in MVTEC_AD for category in categories):
+            mend += ", or say that all of it is MVTec AD with --dataset mvtec-ad"
+        raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): {mend}")
+
+
+def _models(wanted: Iterable[WantedRuns], found: FoundWeights) -> list[ModelSpec]:
+    """What is wanted with the weights that there are, each once."""
+    runs = (w for by_title in wanted for ws in by_title.values() for w in ws)
+    return list(dict.fromkeys(_model(w, found) for w in runs if w.arch in found.chosen))
+
+
+def _model(wanted: Wanted, found: FoundWeights) -> ModelSpec:
+    chosen: dict[str, Any] = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "arch"}
+    return ModelSpec(found.chosen[wanted.arch], **chosen)
+
+
+def _say_what_will_be(
+    names: Sequence[str],
+    wanted: dict[str, WantedRuns],
+    categories: Sequence[Category],
+    settings: Settings,
+    on_message: Callable[[str], None],
+) -> None:
+    """What may surprise of a page's dataset or protocol."""
+    if categories and categories[0].dataset != "mvtec-ad" and all(c.name in MVTEC_AD for c in categories):
+        on_message(
+            f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
+            f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"
+        )
+    if settings.protocol != get_protocol("paper"):
+        follow = {name for name in names if any(w.protocol is None for ws in wanted[name].values() for w in ws)}
+        if fixed := [name for name in names if name not in follow]:
+            on_message(
+                f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol, --compare-at and --bits "
+                "say"
+            )
+    if settings.backbone_dtype != "float32" and (timed := [n for n in names if not wanted[n]]):
+        on_message(f"{', '.join(timed)}: measured with the backbone in float32, whatever --backbone-dtype says")
+
+
+def _measured_category(categories: Sequence[Category]) -> Category:
+    """Bottle, which the paper's field measures on, where it is present."""
+    return next((c for c in categories if c.name == "bottle"), categories[0])
