@@ -185,7 +185,7 @@ def test_without_shanghaitech_the_table_says_how_to_get_one(cli: CommandLine, ti
     assert "91.2" in text
     assert "R18-Rd100: not run: no record of it here" in text
     assert (
-        "R18-Rd100 not run (no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC" in reply.out
+        "R18-Rd100 not run (no ShanghaiTech Campus at hand: name its folder with --stc" in reply.out
     )
     assert record_files(tmp_path) == []
 
