@@ -184,9 +184,7 @@ def test_without_shanghaitech_the_table_says_how_to_get_one(cli: CommandLine, ti
     text = (tmp_path / "tables" / "table4.md").read_text()
     assert "91.2" in text
     assert "R18-Rd100: not run: no record of it here" in text
-    assert (
-        "R18-Rd100 not run (no ShanghaiTech Campus at hand: name its folder with --stc" in reply.out
-    )
+    assert "R18-Rd100 not run (no ShanghaiTech Campus at hand: name its folder with --stc" in reply.out
     assert record_files(tmp_path) == []
 
 

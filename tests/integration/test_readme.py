@@ -53,7 +53,7 @@ def test_the_result_tables_and_figures_are_the_committed_ones() -> None:
 def test_commands_named_in_the_readme_parse() -> None:
     commands = re.findall(r"^padim-bench (.*?)(?:\s+#.*)?$", "\n".join(blocks("sh")).replace("\\\n", " "), re.MULTILINE)
     assert len(commands) >= 6
-    from padim_bench.cli import _parser
+    from padim_bench.cli.program import make_parser
 
     for command in commands:
-        assert callable(_parser().parse_args(command.split()).command)
+        assert callable(make_parser().parse_args(command.split()).command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def test_every_form_of_import_is_seen(source: str, expected: str) -> None:
     assert any(within(name, expected) for name in imported_modules(source, "padim_bench.padim"))
 
 
-@pytest.mark.parametrize("part", ["padim", "metrics", "report"])
+@pytest.mark.parametrize("part", ["padim", "metrics", "report", "cli"])
 def test_the_rules_have_files_to_look_at(part: str) -> None:
     assert len(list((PACKAGE / part).rglob("*.py"))) > 1
 
@@ -79,9 +80,28 @@ def test_reports_need_nothing_else_of_the_package_but_its_errors_and_what_can_be
     assert outside("report", "errors", "console") == []
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, padim_bench; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+def test_nothing_but_the_entry_point_knows_the_command_line() -> None:
+    inside = f"cli{os.sep}"
+    users = {file for file, name in imports_of("") if within(name, "padim_bench.cli") and not file.startswith(inside)}
+    assert users == {"__main__.py"}
+
+
+HEAVY = {"timm", "pandas", "matplotlib", "torch", "torchvision", "scipy", "numpy", "PIL", "pydantic", "tqdm"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level names of all modules that a fresh interpreter has loaded after ``code``."""
+    code += "; import sys; print(sorted({m.partition('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    loaded = set(ast.literal_eval(done.stdout))
+    loaded = set(ast.literal_eval(done.stdout.splitlines()[-1]))
     assert "padim_bench" in loaded
-    assert loaded & {"timm", "pandas", "matplotlib", "torch", "torchvision", "scipy", "numpy", "PIL"} == set()
+    return loaded
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_by("import padim_bench") & HEAVY == set()
+
+
+def test_reading_the_command_line_loads_nothing_heavy() -> None:
+    code = "from padim_bench.cli import main; main(['run', '--help']); main(['list', 'protocols'])"
+    assert loaded_by(code) & HEAVY == set()

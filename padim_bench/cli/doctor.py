@@ -1,0 +1,42 @@
+"""``padim-bench doctor``: versions, and whether this machine's linear algebra is right."""
+
+from __future__ import annotations
+
+import argparse
+
+from padim_bench.cli.options import check_device, thread_count
+from padim_bench.cli.output import Output
+from padim_bench.cli.parsing import Commands, positive
+
+
+def add_to(commands: Commands) -> None:
+    """Adds ``doctor`` to the commands."""
+    parser = commands.add_parser("doctor", help="versions, and whether this machine's linear algebra is right")
+    parser.add_argument("--threads", type=positive, default=None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(command=examine)
+
+
+def examine(arguments: argparse.Namespace, output: Output) -> None:
+    """Prints what the machine has, and a verdict on each operation that has been wrong somewhere."""
+    from padim_bench.harness.doctor import advice, checks, machine
+
+    check_device(arguments.device)
+    threads = thread_count(arguments)
+    about = machine(threads, arguments.device)
+    for key, value in about.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        output.text(f"{key + ':':16} {text}")
+    output.text()
+    found = []
+    for row in checks(threads, arguments.device):
+        found.append(row)
+        verdict = {True: "right", False: "WRONG", None: "-"}[row["right"]]
+        residual = "not finite" if row["residual"] is None else format(row["residual"], ".1e")
+        output.text(
+            f"{row['operation']:24} d = {row['d']:<4} {row['dtype']:8} {verdict:5}  "
+            f"{row['problem'] or f'residual {residual}'}"
+        )
+    output.text(f"\n{advice(found)}")
+    output.document({"environment": about, "checks": found, "advice": advice(found)})

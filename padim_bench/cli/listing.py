@@ -1,0 +1,82 @@
+"""``padim-bench list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from padim_bench.cli.output import Output
+from padim_bench.cli.parsing import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Adds ``list`` to the commands."""
+    parser = commands.add_parser("list", help="what there is to choose from")
+    parser.add_argument("what", choices=["backbones", "strategies", "protocols", "tables", "datasets"])
+    parser.set_defaults(command=list_choices)
+
+
+def list_choices(arguments: argparse.Namespace, output: Output) -> None:
+    """Prints a line for each choice: its name, and what it is."""
+    listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
+        "backbones": _list_backbones,
+        "strategies": _list_strategies,
+        "protocols": _list_protocols,
+        "tables": _list_tables,
+        "datasets": _list_datasets,
+    }
+    rows = listings[arguments.what]()
+    wide = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        output.text(f"{name:{wide}}  {text}")
+
+
+def _list_backbones() -> list[tuple[str, str]]:
+    from padim_bench.padim.layers import paper_layers
+    from padim_bench.padim.weights import known_tags
+
+    rows = []
+    for arch in ("resnet18", "wide_resnet50_2", "tf_efficientnet_b5", "tf_efficientnet_b4"):
+        layers = "+".join(paper_layers(arch))
+        rows += [(f"{arch}.{tag}", layers) for tag in known_tags(arch)]
+    return [*rows, ("ARCH[.TAG]", "any other timm model, with --layers")]
+
+
+def _list_strategies() -> list[tuple[str, str]]:
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
+
+    rows = [(s.name, s.summary + ("" if s.exact else " (not exact)")) for s in STRATEGIES.values()]
+    return [*rows, ("auto", "the exact one that stores least"), ("--dtype", ", ".join(STORAGE_DTYPES))]
+
+
+def _list_protocols() -> list[tuple[str, str]]:
+    from padim_bench.protocols import PROTOCOLS
+
+    return [(p.name, p.source) for p in PROTOCOLS.values()]
+
+
+def _list_tables() -> list[tuple[str, str]]:
+    from padim_bench.report.spec import STRATEGIES_TABLE, load_toml, report_names
+
+    rows = []
+    for name in report_names():
+        spec = load_toml(name)
+        number = f"Table {spec['number']}: " if spec.get("number") else "ours: "
+        rows.append((name, f"{number}{spec['title']}"))
+    return [*rows, (STRATEGIES_TABLE, "ours: bytes and accuracy of every strategy and storage dtype; only when named")]
+
+
+def _list_datasets() -> list[tuple[str, str]]:
+    from padim_bench.data.demo import DEMO_CATEGORIES
+    from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+
+    return [
+        (
+            "mvtec-ad",
+            f"MVTec AD: {', '.join((*MVTEC_TEXTURES, *MVTEC_OBJECTS))}; known by its numbers of images, or --dataset "
+            "mvtec-ad says so",
+        ),
+        ("demo", f"drawn, for trying things out: {', '.join(DEMO_CATEGORIES)}"),
+        ("mvtec", "any dataset in MVTec AD layout (--dataset mvtec, the default)"),
+        ("folder", "normal/, anomalous/ and optionally normal_test/ and masks/ (--dataset folder)"),
+    ]

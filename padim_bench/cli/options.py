@@ -1,0 +1,170 @@
+"""Options that several commands share: each is described once, beside what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from padim_bench.cli.parsing import names, positive, size_in_bytes
+from padim_bench.console import can_start
+from padim_bench.errors import PadimBenchError
+
+if TYPE_CHECKING:
+    from padim_bench.data.samples import Category
+    from padim_bench.harness.runner import Settings
+
+DATA_VARIABLE = "PADIM_BENCH_DATA"
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Options of all that runs models."""
+    parser.add_argument("--data", type=Path, help=f"dataset root, default ${DATA_VARIABLE}")
+    parser.add_argument(
+        "--categories",
+        type=names,
+        help="as bottle,screw; a comma in a name is written \\,; default: all present",
+    )
+    parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
+    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=positive, default=None, help="default: torch's")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def add_recorded(parser: argparse.ArgumentParser) -> None:
+    """Options of what leaves records of runs."""
+    add_shared(parser)
+    parser.add_argument(
+        "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
+    )
+    parser.add_argument(
+        "--bits", type=positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
+    )
+    parser.add_argument("--batch-size", type=positive, help="images at a time; default 8, on a GPU 32")
+    parser.add_argument(
+        "--backbone-dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the backbone; bfloat16 takes half the time where the processor has it, and its error is recorded",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=size_in_bytes,
+        metavar="SIZE",
+        help="of what grows with the number of images, as 500MB or 2GiB (the default), for each process; past it "
+        "images are decoded batch by batch and features folded into running moments, as a line then says",
+    )
+    parser.add_argument(
+        "--executor",
+        default="serial",
+        help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
+    )
+
+
+def add_layout(parser: argparse.ArgumentParser, *more: str) -> None:
+    """What --data is, and how its folders are called."""
+    parser.add_argument(
+        "--dataset",
+        choices=["mvtec", "mvtec-ad", *more],
+        default="mvtec",
+        help="layout of --data; mvtec-ad says that it is MVTec AD, though not with its numbers of images",
+    )
+    parser.add_argument(
+        "--normal",
+        type=names,
+        default=[],
+        metavar="NAME[,NAME]",
+        help="folders in train and test whose images are normal, in any case; default good",
+    )
+
+
+def add_pages(parser: argparse.ArgumentParser) -> None:
+    """Options of what writes pages."""
+    parser.add_argument("--print", action="store_true", help="the pages too, in Markdown, not only a summary")
+
+
+def run_settings(arguments: argparse.Namespace) -> Settings:
+    """What all runs of the command share. Raises PadimBenchError for what this machine or the protocol has not."""
+    from padim_bench.harness.runner import Settings
+    from padim_bench.padim.backbones import CPU_BATCH_SIZE
+    from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
+    from padim_bench.protocols import get_protocol
+
+    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
+    protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
+    check_device(arguments.device)
+    threads = thread_count(arguments)
+    usual = CPU_BATCH_SIZE if arguments.device == "cpu" else 32
+    return Settings(
+        protocol,
+        arguments.device,
+        threads,
+        getattr(arguments, "batch_size", None) or usual,
+        getattr(arguments, "memory_limit", None) or DEFAULT_MEMORY_LIMIT,
+        backbone_dtype=getattr(arguments, "backbone_dtype", "float32"),
+    )
+
+
+def thread_count(arguments: argparse.Namespace) -> int:
+    """Those asked for, or torch's own number, which OMP_NUM_THREADS sets. Refuses what this machine cannot give."""
+    import torch
+
+    n = arguments.threads or torch.get_num_threads()
+    given = f"--threads {n}" if arguments.threads else f"{n} threads (OMP_NUM_THREADS)"
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if n > most:
+        raise PadimBenchError(f"{given}: at most {most} on this machine of {os.cpu_count()} processors: lower it")
+    if (started := can_start(n)) < n:  # OpenMP would end the process with a line of its own
+        raise PadimBenchError(f"{given}: the system gives this process no more than {started}: lower it")
+    return n
+
+
+def check_device(device: str) -> None:
+    """Raises PadimBenchError unless torch can use ``device``."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise PadimBenchError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0][:120]}): try --device cpu"
+        ) from error
+
+
+def data_root(arguments: argparse.Namespace) -> Path | None:
+    """The dataset's folder: ``--data``, else the environment's, else None."""
+    if arguments.data is not None:
+        return Path(arguments.data)
+    return Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None
+
+
+def open_categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
+    """The categories of ``root`` that are asked for. Raises PadimBenchError for names it has not, and bad folders."""
+    from padim_bench.data.folder import folder
+    from padim_bench.data.mvtec import list_categories, mvtec
+
+    if getattr(arguments, "dataset", "mvtec") == "folder":
+        if arguments.categories is not None:
+            raise PadimBenchError("--categories: a folder dataset has no categories; leave the option out")
+        if arguments.normal:
+            raise PadimBenchError(
+                "--normal: in a folder dataset the normal images lie in normal/; leave the option out"
+            )
+        return [folder(root)]
+    normal, dataset = arguments.normal, "mvtec-ad" if arguments.dataset == "mvtec-ad" else None
+    wanted = arguments.categories if arguments.categories is not None else list_categories(root, normal=normal)
+    if not wanted:
+        raise PadimBenchError("--categories names none: write them as bottle,screw")
+    if paths := [name for name in wanted if name == ".." or Path(name).name != name]:
+        raise PadimBenchError(f"--categories {paths[0]}: name folders directly in {root}, as bottle,screw")
+    return [mvtec(root, name, dataset=dataset, normal=normal) for name in dict.fromkeys(wanted)]
+
+
+def check_choices(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises PadimBenchError for the first name given to ``option`` that is not known, or if none is given."""
+    if unknown := [name for name in given if name not in known] or ([] if given else ["nothing"]):
+        raise PadimBenchError(f"{option} {unknown[0]}: choose from {', '.join(known)}")

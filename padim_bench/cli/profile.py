@@ -1,0 +1,92 @@
+"""``padim-bench profile``: time, memory and accuracy of configurations, each in its own process."""
+
+from __future__ import annotations
+
+import argparse
+
+from padim_bench.cli.options import (
+    add_layout,
+    add_pages,
+    add_shared,
+    check_choices,
+    data_root,
+    open_categories,
+    run_settings,
+)
+from padim_bench.cli.output import Output, say
+from padim_bench.cli.parsing import Commands, features, positive, seed, sizes, some_names
+from padim_bench.errors import PadimBenchError
+
+
+def add_to(commands: Commands) -> None:
+    """Adds ``profile`` to the commands."""
+    parser = commands.add_parser("profile", help="time, memory and accuracy of configurations, each in its own process")
+    add_shared(parser)
+    add_layout(parser)
+    parser.add_argument(
+        "--backbones", type=some_names, required=True, metavar="NAME[,NAME]", help="as resnet18.tv_in1k"
+    )
+    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
+    parser.add_argument("--strategies", type=some_names, default=["cholesky", "woodbury"], metavar="NAME[,NAME]")
+    parser.add_argument("--dtypes", type=some_names, default=["float32"], metavar="NAME[,NAME]", help="of the state")
+    parser.add_argument(
+        "--batch-sizes", type=sizes, default=[1, 8, 32], metavar="N[,N]", help="images scored at a time; 1 always is"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the channels")
+    parser.add_argument("--n-images", type=positive, default=100, metavar="N", help="timed at every batch size")
+    add_pages(parser)
+    parser.set_defaults(command=profile_models)
+
+
+def profile_models(arguments: argparse.Namespace, output: Output) -> None:
+    """Profiles every combination of the options over one category, and prints a summary."""
+    root, results = data_root(arguments), arguments.results
+    if arguments.categories is not None and len(arguments.categories) != 1:
+        raise PadimBenchError("--categories: profiles are of one category; name one, as bottle")
+    settings = run_settings(arguments)
+
+    from padim_bench.data.mvtec import list_categories
+    from padim_bench.harness.profile import ProfileSettings, plan_profiles
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+    from padim_bench.padim.weights import resolve_weights
+    from padim_bench.reproduction.profiles import run_profiles
+    from padim_bench.reproduction.reproduce import REAL_THING, demo_categories
+
+    check_choices("--strategies", arguments.strategies, STRATEGY_NAMES)
+    check_choices("--dtypes", arguments.dtypes, tuple(STORAGE_DTYPES))
+    weights = [resolve_weights(name, arguments.weights) for name in arguments.backbones]
+    if root is None:
+        results = results / "demo"
+        say("no --data: profiling on the demo dataset, which is drawn, not photographed")
+        category = demo_categories(results, arguments.categories)[0]
+    else:
+        arguments.categories = arguments.categories or list_categories(root, normal=arguments.normal)[:1]
+        (category,) = open_categories(root, arguments)
+    for one in weights:
+        if not one.trained:
+            say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
+    models = plan_profiles(weights, arguments.n_features, arguments.strategies, arguments.dtypes, say)
+    chosen = ProfileSettings(
+        protocol=settings.protocol.name,
+        seed=arguments.seed,
+        device=settings.device,
+        threads=settings.threads,
+        batch_sizes=tuple(arguments.batch_sizes),
+        n_images=arguments.n_images,
+    )
+    done = run_profiles(category, models, chosen, results=results, on_message=say)
+    if arguments.print:
+        output.pages([done.page])
+    for line in done.summary():
+        output.text(line)
+    output.text(f"{(results / 'README.md').as_posix()} links it all")
+    if root is None:
+        output.text(REAL_THING)
+    output.document(
+        {
+            "dataset": category.dataset,
+            "category": category.name,
+            "files": [p.as_posix() for p in done.files],
+            "profiles": [p.record | {"resumed": p.resumed, "record": p.path.as_posix()} for p in done.profiles],
+        }
+    )

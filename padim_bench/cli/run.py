@@ -1,0 +1,128 @@
+"""``padim-bench run``: fits and scores categories with the options given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from padim_bench.cli.options import (
+    DATA_VARIABLE,
+    add_layout,
+    add_recorded,
+    check_choices,
+    data_root,
+    open_categories,
+    run_settings,
+)
+from padim_bench.cli.output import Output, say
+from padim_bench.cli.parsing import Commands, features, names, real, seeds
+from padim_bench.console import printable
+from padim_bench.errors import PadimBenchError
+
+if TYPE_CHECKING:
+    from padim_bench.harness.runner import Outcome
+
+
+def add_to(commands: Commands) -> None:
+    """Adds ``run`` to the commands."""
+    parser = commands.add_parser("run", help="fit and score categories with the options given")
+    add_recorded(parser)
+    add_layout(parser, "folder")
+    parser.add_argument("--backbone", required=True, metavar="NAME", help="timm name, as resnet18.tv_in1k")
+    parser.add_argument(
+        "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
+    )
+    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
+    parser.add_argument("--seed", type=seeds, default=[0], metavar="N[,N]")
+    parser.add_argument("--strategy", type=names, default=["cholesky"], metavar="NAME[,NAME]")
+    parser.add_argument("--dtype", type=names, default=["float32"], metavar="NAME[,NAME]", help="storage of the state")
+    parser.add_argument(
+        "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
+    )
+    parser.add_argument("--reduction", type=names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
+    parser.add_argument(
+        "--fusion", choices=["concatenate", "sum"], default="concatenate", help="of layers, or their maps"
+    )
+    parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
+    parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
+    parser.set_defaults(command=run_models)
+
+
+def run_models(arguments: argparse.Namespace, output: Output) -> None:
+    """Runs every combination of the options over every category, and prints one line each."""
+    root = data_root(arguments)
+    if root is None:
+        raise PadimBenchError(f"no dataset: give --data DIR or set {DATA_VARIABLE} ('padim-bench data demo' draws one)")
+    categories = open_categories(root, arguments)
+    settings = run_settings(arguments)
+
+    from padim_bench.harness.executors import open_executor
+    from padim_bench.harness.runner import ModelSpec, plan, run
+    from padim_bench.padim.reduction import REDUCTIONS
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+    from padim_bench.padim.weights import resolve_weights
+
+    check_choices("--strategy", arguments.strategy, STRATEGY_NAMES)
+    check_choices("--dtype", arguments.dtype, tuple(STORAGE_DTYPES))
+    check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
+    weights = resolve_weights(arguments.backbone, arguments.weights)
+    models = [
+        ModelSpec(
+            weights, arguments.layers, n, seed, strategy, dtype, arguments.compute_dtype, reduction, arguments.fusion
+        )
+        for n, seed, strategy, dtype, reduction in product(
+            arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype, arguments.reduction
+        )
+    ]
+    with open_executor(arguments.executor, on_message=say) as executor:
+        outcomes = run(plan(categories, models, settings), arguments.results, executor=executor, on_message=say)
+    output.document({"runs": [run_summary(o) for o in outcomes]})
+    _print_runs(outcomes, output)
+
+
+def run_summary(outcome: Outcome) -> dict[str, Any]:
+    """What ``--json`` says of a run."""
+    record = outcome.record
+    return {
+        "category": record["dataset"]["category"],
+        "status": record["status"],
+        "reason": record["reason"],
+        "resumed": outcome.resumed,
+        "config": record["config"],
+        "weights": record["weights"],
+        "metrics": record["metrics"],
+        "extra": record["extra"],
+        "strategy_used": record["strategy_used"],
+        "timings_s": record["timings_s"],
+        "memory_bytes": record["memory"]["peak_rss_bytes"],
+        "state_bytes": record["state_bytes"],
+        "residual": record["residual"],
+        "record": outcome.path.as_posix(),
+    }
+
+
+def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
+    first = outcomes[0].record
+    output.text(f"weights: {first['weights']['label']}; protocol: {first['config']['protocol']['name']}; in percent")
+    wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
+    output.text(
+        f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {'im.AUROC':>8} {'px.AUROC':>8} {'PRO':>7} "
+        f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
+    )
+    for outcome in outcomes:
+        record, config = outcome.record, outcome.config
+        start = f"{printable(config.category):{wide}} {config.model_name:22} {config.strategy:12} {config.dtype:8}"
+        if record["status"] != "ok":
+            output.text(f"{start} INVALID (no numbers): see the record")
+            continue
+        shown = [record["metrics"][k] for k in ("image_auroc", "pixel_auroc", "pro")]
+        values = "".join(
+            f" {'-' if v is None else f'{100 * v:.2f}':>{w}}" for v, w in zip(shown, (8, 8, 7), strict=True)
+        )
+        output.text(
+            f"{start}{values} {record['timings_s']['fit']:7.2f} {record['state_bytes'] / 1e6:9.1f} "
+            f"{'-' if record['residual'] is None else format(record['residual'], '.1e'):>9}"
+        )
+    output.text(f"records: {outcomes[0].path.parent.as_posix()}")
