@@ -46,7 +46,7 @@ def _list_strategies() -> list[tuple[str, str]]:
     from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
 
     rows = [(s.name, s.summary + ("" if s.exact else " (not exact)")) for s in STRATEGIES.values()]
-    return [*rows, ("auto", "the exact one that stores least"), ("--dtype", ", ".join(STORAGE_DTYPES))]
+    return [*rows, ("auto", "the exact one that stores least"), ("--storage", ", ".join(STORAGE_DTYPES))]
 
 
 def _list_protocols() -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim_bench.cli.parsing import names, positive, size_in_bytes
+from padim_bench.cli.parsing import add_option, features, names, positive, seeds, size_in_bytes, some_names
 from padim_bench.console import can_start
 from padim_bench.errors import PadimBenchError
 
@@ -80,6 +80,45 @@ def add_layout(parser: argparse.ArgumentParser, *more: str) -> None:
         metavar="NAME[,NAME]",
         help="folders in train and test whose images are normal, in any case; default good",
     )
+
+
+def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> None:
+    """Which models: every combination of what is named. ``strategies`` are those taken where none is named."""
+    several = "NAME[,NAME]"
+    add_option(
+        parser,
+        *("--backbone", "--backbones"),
+        type=some_names,
+        required=True,
+        metavar=several,
+        help="timm names, as resnet18.tv_in1k",
+    )
+    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
+    parser.add_argument("--seed", type=seeds, default=[0], metavar="N[,N]", help="of the channels")
+    add_option(
+        parser,
+        *("--strategy", "--strategies"),
+        type=names,
+        default=list(strategies),
+        metavar=several,
+        help=f"see 'padim-bench list strategies'; default {','.join(strategies)}",
+    )
+    add_option(
+        parser,
+        *("--storage", "--dtype", "--dtypes"),
+        type=names,
+        default=["float32"],
+        metavar=several,
+        help="dtype in which the state is held; default float32",
+    )
+
+
+def check_models(arguments: argparse.Namespace) -> None:
+    """Raises PadimBenchError for a strategy or a storage dtype that there is not."""
+    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+
+    check_choices("--strategy", arguments.strategy, STRATEGY_NAMES)
+    check_choices("--storage", arguments.storage, tuple(STORAGE_DTYPES))
 
 
 def add_pages(parser: argparse.ArgumentParser) -> None:

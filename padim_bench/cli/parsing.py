@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from padim_bench.errors import PadimBenchError
 
@@ -19,6 +19,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise PadimBenchError(f"{message}: see '{self.prog} --help'")
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, *older: str, **more: Any) -> None:
+    """Adds an option that is accepted by ``older`` spellings too; help and errors show ``name`` alone."""
+    action = parser.add_argument(name, *older, **more)
+    action.option_strings = [name]  # the parser knows them all by now; this is what it shows
 
 
 def names(text: str) -> list[str]:

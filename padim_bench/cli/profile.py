@@ -6,15 +6,16 @@ import argparse
 
 from padim_bench.cli.options import (
     add_layout,
+    add_models,
     add_pages,
     add_shared,
-    check_choices,
+    check_models,
     data_root,
     open_categories,
     run_settings,
 )
 from padim_bench.cli.output import Output, say
-from padim_bench.cli.parsing import Commands, features, positive, seed, sizes, some_names
+from padim_bench.cli.parsing import Commands, positive, sizes
 from padim_bench.errors import PadimBenchError
 
 
@@ -23,16 +24,10 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("profile", help="time, memory and accuracy of configurations, each in its own process")
     add_shared(parser)
     add_layout(parser)
-    parser.add_argument(
-        "--backbones", type=some_names, required=True, metavar="NAME[,NAME]", help="as resnet18.tv_in1k"
-    )
-    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
-    parser.add_argument("--strategies", type=some_names, default=["cholesky", "woodbury"], metavar="NAME[,NAME]")
-    parser.add_argument("--dtypes", type=some_names, default=["float32"], metavar="NAME[,NAME]", help="of the state")
+    add_models(parser, ["cholesky", "woodbury"])
     parser.add_argument(
         "--batch-sizes", type=sizes, default=[1, 8, 32], metavar="N[,N]", help="images scored at a time; 1 always is"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the channels")
     parser.add_argument("--n-images", type=positive, default=100, metavar="N", help="timed at every batch size")
     add_pages(parser)
     parser.set_defaults(command=profile_models)
@@ -43,18 +38,18 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     root, results = data_root(arguments), arguments.results
     if arguments.categories is not None and len(arguments.categories) != 1:
         raise PadimBenchError("--categories: profiles are of one category; name one, as bottle")
+    if len(arguments.seed) != 1:
+        raise PadimBenchError("--seed: profiles are of one drawing of channels; give one seed")
     settings = run_settings(arguments)
 
     from padim_bench.data.mvtec import list_categories
     from padim_bench.harness.profile import ProfileSettings, plan_profiles
-    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
     from padim_bench.padim.weights import resolve_weights
     from padim_bench.reproduction.profiles import run_profiles
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories
 
-    check_choices("--strategies", arguments.strategies, STRATEGY_NAMES)
-    check_choices("--dtypes", arguments.dtypes, tuple(STORAGE_DTYPES))
-    weights = [resolve_weights(name, arguments.weights) for name in arguments.backbones]
+    check_models(arguments)
+    weights = [resolve_weights(name, arguments.weights) for name in arguments.backbone]
     if root is None:
         results = results / "demo"
         say("no --data: profiling on the demo dataset, which is drawn, not photographed")
@@ -65,10 +60,10 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     for one in weights:
         if not one.trained:
             say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
-    models = plan_profiles(weights, arguments.n_features, arguments.strategies, arguments.dtypes, say)
+    models = plan_profiles(weights, arguments.n_features, arguments.strategy, arguments.storage, say)
     chosen = ProfileSettings(
         protocol=settings.protocol.name,
-        seed=arguments.seed,
+        seed=arguments.seed[0],
         device=settings.device,
         threads=settings.threads,
         batch_sizes=tuple(arguments.batch_sizes),

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.cli.options import (
     DATA_VARIABLE,
     add_layout,
+    add_models,
     add_recorded,
     check_choices,
+    check_models,
     data_root,
     open_categories,
     run_settings,
 )
 from padim_bench.cli.output import Output, say
-from padim_bench.cli.parsing import Commands, features, names, real, seeds
+from padim_bench.cli.parsing import Commands, names, real
 from padim_bench.console import printable
 from padim_bench.errors import PadimBenchError
 
@@ -30,14 +32,10 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("run", help="fit and score categories with the options given")
     add_recorded(parser)
     add_layout(parser, "folder")
-    parser.add_argument("--backbone", required=True, metavar="NAME", help="timm name, as resnet18.tv_in1k")
+    add_models(parser, ["cholesky"])
     parser.add_argument(
         "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
     )
-    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
-    parser.add_argument("--seed", type=seeds, default=[0], metavar="N[,N]")
-    parser.add_argument("--strategy", type=names, default=["cholesky"], metavar="NAME[,NAME]")
-    parser.add_argument("--dtype", type=names, default=["float32"], metavar="NAME[,NAME]", help="storage of the state")
     parser.add_argument(
         "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
     )
@@ -61,19 +59,22 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.harness.executors import open_executor
     from padim_bench.harness.runner import ModelSpec, plan, run
     from padim_bench.padim.reduction import REDUCTIONS
-    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
     from padim_bench.padim.weights import resolve_weights
 
-    check_choices("--strategy", arguments.strategy, STRATEGY_NAMES)
-    check_choices("--dtype", arguments.dtype, tuple(STORAGE_DTYPES))
+    check_models(arguments)
     check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
-    weights = resolve_weights(arguments.backbone, arguments.weights)
+    weights = [resolve_weights(name, arguments.weights) for name in arguments.backbone]
     models = [
         ModelSpec(
-            weights, arguments.layers, n, seed, strategy, dtype, arguments.compute_dtype, reduction, arguments.fusion
+            one, arguments.layers, n, seed, strategy, storage, arguments.compute_dtype, reduction, arguments.fusion
         )
-        for n, seed, strategy, dtype, reduction in product(
-            arguments.n_features, arguments.seed, arguments.strategy, arguments.dtype, arguments.reduction
+        for one, n, seed, strategy, storage, reduction in product(
+            weights,
+            arguments.n_features,
+            arguments.seed,
+            arguments.strategy,
+            arguments.storage,
+            arguments.reduction,
         )
     ]
     with open_executor(arguments.executor, on_message=say) as executor:
@@ -104,8 +105,9 @@ def run_summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
-    first = outcomes[0].record
-    output.text(f"weights: {first['weights']['label']}; protocol: {first['config']['protocol']['name']}; in percent")
+    weights = ", ".join(dict.fromkeys(o.record["weights"]["label"] for o in outcomes))
+    protocol = outcomes[0].config.protocol.name
+    output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(
         f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {'im.AUROC':>8} {'px.AUROC':>8} {'PRO':>7} "

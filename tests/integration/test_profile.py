@@ -10,7 +10,7 @@ from support import CommandLine, Reply, assert_refused, contents, start, strings
 
 
 def command(tiny: Path, results: Path, *more: object) -> tuple[object, ...]:
-    chosen = ("--backbones", "resnet18", "--weights", "random", "--n-features", 10, "--strategies", "cholesky,diagonal")
+    chosen = ("--backbone", "resnet18", "--weights", "random", "--n-features", 10, "--strategy", "cholesky,diagonal")
     small = ("--batch-sizes", 2, "--n-images", 2, "--threads", 1, "--categories", "bottle")
     return ("profile", *chosen, *small, "--data", tiny, "--results", results, *more)
 
@@ -79,11 +79,12 @@ def test_what_is_measured_is_not_measured_again(
         (("--categories", "cable"), "no category 'cable'"),
         (("--n-features", "10,5000"), "--n-features 5000"),
         (("--n-features", "0"), "'0' is not between 1 and"),
-        (("--strategies", "packed"), "--strategies packed: choose from"),
-        (("--dtypes", "int8"), "--dtypes int8: choose from"),
+        (("--strategy", "packed"), "--strategy packed: choose from"),
+        (("--storage", "int8"), "--storage int8: choose from"),
         (("--batch-sizes", "1,x"), "'x' is not a whole number"),
         (("--seed", "-1"), "--seed: '-1'"),
-        (("--backbones", "resnet19"), "unknown backbone 'resnet19'"),
+        (("--seed", "0,1"), "--seed: profiles are of one drawing of channels"),
+        (("--backbone", "resnet19"), "unknown backbone 'resnet19'"),
         (("--device", "abacus"), "device 'abacus'"),
     ],
 )
@@ -98,5 +99,5 @@ def test_bad_input_is_one_line(
 
 
 def test_weights_that_are_missing_are_asked_for(cli: CommandLine, tiny: Path, tmp_path: Path, no_hub: None) -> None:
-    chosen = ("--backbones", "resnet18.tv_in1k", "--weights", tmp_path)
+    chosen = ("--backbone", "resnet18.tv_in1k", "--weights", tmp_path)
     assert_refused(cli(*command(tiny, tmp_path), *chosen), "no weights resnet18.tv_in1k", "--weights")

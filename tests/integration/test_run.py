@@ -53,7 +53,7 @@ def _count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_json_is_one_document_with_the_documented_keys(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     reply = cli(
         *RUN, "--data", tiny, "--categories", "bottle,grid", "--n-features", 50, "--seed", 7, "--strategy", "whitening",
-        "--dtype", "float16", "--protocol", "anomalib", "--device", "cpu", "--results", tmp_path, "--json",
+        "--storage", "float16", "--protocol", "anomalib", "--device", "cpu", "--results", tmp_path, "--json",
     )  # fmt: skip
     assert [run["category"] for run in reply.runs] == ["bottle", "grid"]
     for run in reply.runs:
@@ -151,6 +151,24 @@ def test_configurations_share_one_backbone_pass_per_category(
     assert len(reply.runs) == len(record_files(tmp_path)) == 2 * 16
     assert sum(n for n in seen if n > 1) == 2 * IMAGES  # a single image may find out the grids
     assert sum(n == 1 for n in seen) <= 2
+
+
+def test_several_backbones_in_one_command_are_the_runs_of_one_command_each(
+    cli: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
+    chosen = ("--layers", "layer1", "--weights", "random", "--n-features", 10, "--threads", 1)
+    command = ("run", *chosen, "--data", tiny, "--categories", "grid", "--results", tmp_path)
+    together = cli(*command, "--backbone", "resnet18,resnet34", "--storage", "float16")
+    assert together.code == 0, together.err
+    assert [line.split()[:2] for line in together.out.splitlines()[2:-1]] == [
+        ["grid", "R18-layer1-Rd10"],
+        ["grid", "resnet34-layer1-Rd10"],
+    ]
+    kept = contents(tmp_path / "records")
+    for name in ("resnet18", "resnet34"):
+        (alone,) = cli(*command, "--backbone", name, "--dtype", "float16", "--json").runs
+        assert (alone["config"]["backbone"], alone["config"]["dtype"], alone["resumed"]) == (name, "float16", True)
+    assert contents(tmp_path / "records") == kept
 
 
 def test_a_run_that_shares_features_gives_the_numbers_of_one_that_does_not(

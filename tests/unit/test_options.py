@@ -1,0 +1,57 @@
+"""The options that run and profile share: one spelling, older ones still accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from padim_bench.cli.program import make_parser
+from padim_bench.errors import PadimBenchError
+
+MODELS = ("backbone", "n_features", "seed", "strategy", "storage")
+
+
+def parsed(*words: str) -> dict[str, object]:
+    """What the words stand for, of which models."""
+    arguments = vars(make_parser().parse_args(words))
+    return {name: arguments[name] for name in MODELS}
+
+
+@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize(
+    ("option", "older", "value", "meant"),
+    [
+        ("--backbone", "--backbones", "resnet18,resnet34.a1_in1k", ["resnet18", "resnet34.a1_in1k"]),
+        ("--strategy", "--strategies", "woodbury,dual", ["woodbury", "dual"]),
+        ("--storage", "--dtype", "float16,bfloat16", ["float16", "bfloat16"]),
+        ("--storage", "--dtypes", "float16,bfloat16", ["float16", "bfloat16"]),
+    ],
+)
+def test_an_older_spelling_means_what_the_name_means(
+    command: str, option: str, older: str, value: str, meant: list[str]
+) -> None:
+    needed = () if option == "--backbone" else ("--backbone", "resnet18")
+    assert parsed(command, *needed, option, value)[option.removeprefix("--")] == meant
+    assert parsed(command, *needed, older, value) == parsed(command, *needed, option, value)
+
+
+def test_run_and_profile_understand_the_same_words_alike() -> None:
+    words = ("--backbone", "a,b", "--n-features", "10,all", "--seed", "3", "--strategy", "dual", "--storage", "float16")
+    assert parsed("run", *words) == parsed("profile", *words)
+    assert parsed("run", *words)["n_features"] == [10, None]
+
+
+@pytest.mark.parametrize("command", ["run", "profile"])
+def test_help_shows_the_name_and_no_older_spelling(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([command, "--help"])
+    shown = capsys.readouterr().out.split()
+    assert {"--backbone", "--strategy", "--storage"} <= set(shown)
+    assert not {"--backbones", "--strategies", "--dtype", "--dtypes"} & {word.strip("[],") for word in shown}
+
+
+@pytest.mark.parametrize("command", ["run", "profile"])
+def test_a_bad_value_is_refused_by_the_name_of_its_option(command: str) -> None:
+    with pytest.raises(PadimBenchError, match=f"argument --backbone: ',' names nothing: see 'padim-bench {command} "):
+        parsed(command, "--backbones", ",")
+    with pytest.raises(PadimBenchError, match="the following arguments are required: --backbone:"):
+        parsed(command)
