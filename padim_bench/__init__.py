@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from padim_bench.data.demo import make_demo
     from padim_bench.data.folder import folder
     from padim_bench.data.mvtec import mvtec
+    from padim_bench.demo.images import make_demo
     from padim_bench.errors import PadimBenchError, StrategyInvalidError
     from padim_bench.evaluation import compute_metrics, evaluate, load_images
     from padim_bench.metrics.pro import StreamingPRO, average_pro
@@ -47,7 +47,7 @@ _HOMES = {
     "detection_metrics": "metrics.roc",
     "mvtec": "data.mvtec",
     "folder": "data.folder",
-    "make_demo": "data.demo",
+    "make_demo": "demo.images",
     "PadimBenchError": "errors",
     "StrategyInvalidError": "errors",
 }

@@ -89,7 +89,7 @@ def _add_demo(actions: Commands) -> None:
 
 def draw_demo(arguments: argparse.Namespace, output: Output) -> None:
     """Draws the demo dataset, and says where it is."""
-    from padim_bench.data.demo import make_demo
+    from padim_bench.demo.images import make_demo
 
     root = make_demo(arguments.root, seed=arguments.seed)
     output.text(f"demo dataset is in {root}: use it with --data {root}")

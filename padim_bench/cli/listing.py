@@ -67,8 +67,7 @@ def _list_tables() -> list[tuple[str, str]]:
 
 
 def _list_datasets() -> list[tuple[str, str]]:
-    from padim_bench.data.demo import DEMO_CATEGORIES
-    from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+    from padim_bench.data.mvtec import DEMO_CATEGORIES, MVTEC_OBJECTS, MVTEC_TEXTURES
 
     return [
         (

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from padim_bench.data.demo import DEMO_CATEGORIES
 from padim_bench.data.listing import (
     IMAGE_SUFFIXES,
     LeftOut,
@@ -27,6 +26,8 @@ MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 MVTEC_OBJECTS = (
     "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
 )  # fmt: skip
+# The data set that padim_bench.demo draws.
+DEMO_CATEGORIES = {"weave": "texture", "terrazzo": "texture", "gear": "object", "resistor": "object"}
 KINDS: dict[str, dict[str, str]] = {
     "mvtec-ad": {**dict.fromkeys(MVTEC_TEXTURES, "texture"), **dict.fromkeys(MVTEC_OBJECTS, "object")},
     "demo": DEMO_CATEGORIES,

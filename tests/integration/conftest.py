@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import CommandLine
 
-from padim_bench.data.demo import make_demo
+from padim_bench.demo.images import make_demo
 from padim_bench.padim.weights import hub_unreachable
 
 TRAIN, TEST_GOOD, PER_DEFECT = 6, 3, 1

@@ -16,8 +16,8 @@ import pytest
 from support import CommandLine, assert_refused, contents, record_files, start, unescaped
 
 from padim_bench.cli import main
-from padim_bench.data import demo
-from padim_bench.data.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim_bench.data.mvtec import DEMO_CATEGORIES, MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim_bench.demo import images
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import check_mergeable, read_records
 from padim_bench.padim.strategies import STRATEGY_NAMES
@@ -306,8 +306,8 @@ def test_categories_of_mvtec_ads_names_with_other_numbers_of_images_have_no_pape
 def test_with_no_data_and_no_weights_it_is_the_demo_and_every_title_says_so(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for count, few in (("_TRAIN", 3), ("_TEST_GOOD", 2), ("_PER_DEFECT", 1)):
-        monkeypatch.setattr(demo, count, few)
+    for count, few in (("TRAIN", 3), ("TEST_GOOD", 2), ("PER_DEFECT", 1)):
+        monkeypatch.setattr(images, count, few)
     reply = cli(*TABLES, "--backbones", "resnet18", "--threads", 1, "--results", tmp_path)
     assert reply.code == 0
     assert {p.name for p in tmp_path.iterdir()} == {"demo"}
@@ -382,8 +382,8 @@ def test_doctor_judges_every_operation_at_every_size(cli: CommandLine) -> None:
 def test_data_demo_draws_a_dataset_that_verify_accepts_and_run_reads(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for count in ("_TRAIN", "_TEST_GOOD", "_PER_DEFECT"):
-        monkeypatch.setattr(demo, count, 2)
+    for count in ("TRAIN", "TEST_GOOD", "PER_DEFECT"):
+        monkeypatch.setattr(images, count, 2)
     root = tmp_path / "drawn"
     reply = cli("data", "demo", "--root", root, "--seed", 3)
     assert reply.code == 0
@@ -392,7 +392,7 @@ def test_data_demo_draws_a_dataset_that_verify_accepts_and_run_reads(
     verified = cli("data", "verify", "--data", root, "--json")
     assert verified.code == 0
     found = {c["name"] for c in verified.document["categories"] if c["present"]}
-    assert found == set(demo.DEMO_CATEGORIES)
+    assert found == set(DEMO_CATEGORIES)
     command = ("run", "--data", root, "--categories", "weave", "--backbone", "resnet18", "--weights", "random")
     (run,) = cli(*command, "--n-features", 20, "--results", tmp_path, "--json").runs
     assert run["config"]["dataset"] == "demo"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label
 
-from padim_bench.data import demo
-from padim_bench.data.demo import DEMO_CATEGORIES, make_demo
+from padim_bench.data.mvtec import DEMO_CATEGORIES
+from padim_bench.demo import images
+from padim_bench.demo.drawing import MIN_REGION
+from padim_bench.demo.images import MOTIFS, Picture, draw_picture, make_demo
 from padim_bench.errors import PadimBenchError
 
-DEFECTS = [(category, defect) for category in DEMO_CATEGORIES for defect in demo._DRAW[category][1]]
+DEFECTS = [(category, defect) for category in DEMO_CATEGORIES for defect in MOTIFS[category][1]]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer images per folder, where only the files' handling matters."""
-    for count in ("_TRAIN", "_TEST_GOOD", "_PER_DEFECT"):
-        monkeypatch.setattr(demo, count, 1)
+    for count in ("TRAIN", "TEST_GOOD", "PER_DEFECT"):
+        monkeypatch.setattr(images, count, 1)
 
 
 def test_there_are_two_textures_and_two_objects() -> None:
@@ -43,7 +46,7 @@ def test_there_are_two_textures_and_two_objects() -> None:
     assert kinds.count("texture") >= 2
     assert kinds.count("object") >= 2
     assert set(kinds) == {"texture", "object"}
-    assert set(demo._DRAW) == set(DEMO_CATEGORIES)
+    assert set(MOTIFS) == set(DEMO_CATEGORIES)
 
 
 def test_nothing_but_the_categories_is_left_in_the_root(root: Path) -> None:
@@ -61,7 +64,7 @@ def test_layout(root: Path, category: str) -> None:
         expected += [f"test/{defect}/{i:03d}.png" for i in range(10)]
         expected += [f"ground_truth/{defect}/{i:03d}_mask.png" for i in range(10)]
     found = _contents(folder)
-    assert json.loads(found.pop("demo.json")) == {"demo": category, "format": demo._FORMAT, "seed": 0}
+    assert json.loads(found.pop("demo.json")) == {"demo": category, "format": images.FORMAT, "seed": 0}
     assert sorted(found) == sorted(expected)
 
 
@@ -69,10 +72,10 @@ def test_layout(root: Path, category: str) -> None:
 def test_images_are_256_pixels_square_and_all_different(root: Path, category: str) -> None:
     paths = [*(root / category / "train").rglob("*.png"), *(root / category / "test").rglob("*.png")]
     shape = (256, 256) if category == "weave" else (256, 256, 3)
-    images = [_pixels(path) for path in paths]
-    assert {image.shape for image in images} == {shape}
-    assert {image.dtype for image in images} == {np.dtype(np.uint8)}
-    assert len({image.tobytes() for image in images}) == len(images)
+    found = [_pixels(path) for path in paths]
+    assert {image.shape for image in found} == {shape}
+    assert {image.dtype for image in found} == {np.dtype(np.uint8)}
+    assert len({image.tobytes() for image in found}) == len(found)
 
 
 @pytest.mark.parametrize(("category", "defect"), DEFECTS)
@@ -82,7 +85,7 @@ def test_masks_are_binary_and_mark_regions_that_a_centre_crop_keeps(root: Path, 
         assert mask.shape == (256, 256)
         assert set(np.unique(mask)) == {0, 255}
         parts, _ = label(mask)
-        assert np.bincount(parts.ravel())[1:].min() >= demo._MIN_REGION
+        assert np.bincount(parts.ravel())[1:].min() >= MIN_REGION
         assert 50 <= np.count_nonzero(mask[16:-16, 16:-16]) <= 8000
 
 
@@ -96,7 +99,7 @@ def test_some_images_have_one_defect_region_and_some_have_more(root: Path, categ
 @pytest.mark.parametrize(("category", "defect"), DEFECTS)
 def test_the_mask_is_what_the_defect_changed(root: Path, category: str, defect: str) -> None:
     for index in range(3):
-        picture = demo._picture(0, category, f"test/{defect}", index)
+        picture = draw_picture(0, category, f"test/{defect}", index)
         image = _pixels(root / category / "test" / defect / f"{index:03d}.png")
         mask = _pixels(root / category / "ground_truth" / defect / f"{index:03d}_mask.png") == 255
         changed = (image != picture.clean).reshape(256, 256, -1).any(axis=-1)
@@ -106,10 +109,10 @@ def test_the_mask_is_what_the_defect_changed(root: Path, category: str, defect: 
 
 @pytest.mark.parametrize("category", DEMO_CATEGORIES)
 def test_an_image_depends_on_its_seed_category_folder_and_number_alone(root: Path, category: str) -> None:
-    first = demo._picture(0, category, "train/good", 3).image
+    first = draw_picture(0, category, "train/good", 3).image
     assert np.array_equal(first, _pixels(root / category / "train" / "good" / "003.png"))
     for seed, folder, index in ((1, "train/good", 3), (0, "test/good", 3), (0, "train/good", 4)):
-        assert not np.array_equal(first, demo._picture(seed, category, folder, index).image)
+        assert not np.array_equal(first, draw_picture(seed, category, folder, index).image)
 
 
 def test_same_seed_same_bytes_and_a_subset_gives_the_same_pictures(root: Path, tmp_path: Path) -> None:
@@ -119,12 +122,10 @@ def test_same_seed_same_bytes_and_a_subset_gives_the_same_pictures(root: Path, t
         assert _contents(again / category) == _contents(root / category)
 
 
-def test_a_complete_demo_is_left_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
-        raise AssertionError("drawn again")
-
-    monkeypatch.setattr(demo, "_write_category", never)
+def test_a_complete_demo_is_left_as_it_is(root: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert make_demo(root) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 def test_missing_categories_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,35 +138,39 @@ def test_missing_categories_are_added(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_interrupted_category_does_not_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop_at_the_test_images(seed: int, category: str, folder: str, index: int) -> Picture:
+        if folder.startswith("test"):
+            raise KeyboardInterrupt
+        return draw_picture(seed, category, folder, index)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(demo, "_stamp", stop)
-        _few(patch)
-        with pytest.raises(KeyboardInterrupt):
-            make_demo(tmp_path, categories=["weave"])
+    _few(monkeypatch)
+    monkeypatch.setattr(images, "draw_picture", stop_at_the_test_images)
+    with pytest.raises(KeyboardInterrupt):
+        make_demo(tmp_path, categories=["weave"])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("loser", ["same", "other"])
+@pytest.mark.parametrize("winner", [0, 1], ids=["same seed", "another seed"])
 def test_a_category_that_another_process_put_in_place_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loser: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: int
 ) -> None:
     _few(monkeypatch)
-    write = demo._write_category
+    rival = make_demo(tmp_path / "rival", seed=winner, categories=["weave"])
+    root = tmp_path / "root"
 
-    def write_twice(folder: Path, seed: int, category: str) -> None:
-        write(folder, seed, category)
-        write(tmp_path / category, seed if loser == "same" else seed + 1, category)
+    def draw_while_the_rival_finishes(seed: int, category: str, folder: str, index: int) -> Picture:
+        if not (root / category).exists():
+            shutil.copytree(rival / category, root / category)
+        return draw_picture(seed, category, folder, index)
 
-    monkeypatch.setattr(demo, "_write_category", write_twice)
-    if loser == "same":
-        make_demo(tmp_path, categories=["weave"])
+    monkeypatch.setattr(images, "draw_picture", draw_while_the_rival_finishes)
+    if winner == 0:
+        make_demo(root, categories=["weave"])
     else:
         with pytest.raises(PadimBenchError, match="holds a demo of seed 1"):
-            make_demo(tmp_path, categories=["weave"])
-    assert {path.name for path in tmp_path.iterdir()} == {"weave"}
+            make_demo(root, categories=["weave"])
+    assert {path.name for path in root.iterdir()} == {"weave"}
+    assert _contents(root) == _contents(rival)
 
 
 @pytest.mark.parametrize("stamp", [None, "not json", "[]", '{"seed": 0}'])
@@ -189,7 +194,7 @@ def test_another_seed_or_format_is_refused(tmp_path: Path, monkeypatch: pytest.M
     before = _contents(tmp_path)
     with pytest.raises(PadimBenchError, match="holds a demo of seed 1, format 1: to draw seed 2"):
         make_demo(tmp_path, categories=["gear"], seed=2)
-    monkeypatch.setattr(demo, "_FORMAT", 2)
+    monkeypatch.setattr(images, "FORMAT", 2)
     with pytest.raises(PadimBenchError, match="choose another folder or delete this one"):
         make_demo(tmp_path, seed=1)
     assert _contents(tmp_path) == before

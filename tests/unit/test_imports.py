@@ -62,7 +62,7 @@ def test_every_form_of_import_is_seen(source: str, expected: str) -> None:
     assert any(within(name, expected) for name in imported_modules(source, "padim_bench.padim"))
 
 
-@pytest.mark.parametrize("part", ["padim", "metrics", "report", "cli"])
+@pytest.mark.parametrize("part", ["padim", "metrics", "data", "report", "cli"])
 def test_the_rules_have_files_to_look_at(part: str) -> None:
     assert len(list((PACKAGE / part).rglob("*.py"))) > 1
 
@@ -74,6 +74,10 @@ def test_the_model_knows_nothing_of_benchmarks_and_reports() -> None:
 
 def test_metrics_need_nothing_else_of_the_package() -> None:
     assert outside("metrics") == []
+
+
+def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_and_what_protocols_say() -> None:
+    assert outside("data", "errors", "progress", "protocols") == []
 
 
 def test_reports_need_nothing_else_of_the_package_but_its_errors_and_what_can_be_printed() -> None:
