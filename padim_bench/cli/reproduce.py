@@ -120,7 +120,8 @@ def _scenes(arguments: argparse.Namespace, demo_results: Path | None) -> list[Sc
     """Scenes of ShanghaiTech Campus at hand; in the demo a drawn pair, as videos where PyAV is installed."""
     from importlib.util import find_spec
 
-    from padim_bench.data.stc import list_scenes, make_demo_stc, stc
+    from padim_bench.data.stc import list_scenes, stc
+    from padim_bench.demo.scenes import make_demo_stc
 
     root = _stc_root(arguments)
     if root is None:

@@ -14,14 +14,10 @@ video: they are the same pixels everywhere, while those of a video are as the FF
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
 import re
 import sys
-import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.random import default_rng
 from numpy.typing import NDArray
 from PIL import Image
 
 from padim_bench.data.listing import LeftOut, entries, is_file, is_folder, list_images, spelled
 from padim_bench.data.mvtec import check_root
 from padim_bench.data.transforms import decode_image, prepare_image, prepare_mask, read_bytes
+from padim_bench.data.video import count_video_frames, decode_video
 from padim_bench.errors import DataWarning, PadimBenchError
 from padim_bench.protocols import Protocol
 
@@ -144,13 +140,7 @@ def count_frames(clip: Clip) -> int:
     """
     if clip.source.is_dir():
         return len(_frame_files(clip.source))
-    av = _pyav(clip.source)
-    try:
-        with av.open(str(clip.source), metadata_errors="replace") as container:
-            stated = int(_video_stream(container, clip.source).frames)
-    except av.error.FFmpegError as error:
-        raise _bad_video(clip.source, error.strerror) from error
-    return stated or sum(1 for _ in _decode(clip.source))
+    return count_video_frames(clip.source)
 
 
 def scene_digest(scene: Scene) -> str:
@@ -305,182 +295,8 @@ def _images(
         return
     # What a video states is not always what it yields, so that only its end tells whether the lengths fit.
     count, end = 0, min(truths.values(), default=sys.maxsize)
-    for frame in _decode(clip.source):
+    for frame in decode_video(clip.source):
         if count % every == 0 and count < end:
             yield count, frame.to_image()
         count += 1
     check(count)
-
-
-# Video. PyAV is optional, even to the type checker: what comes from it is Any.
-
-
-def _frames_folder(video: Path) -> Path:
-    return video.parent.parent / "frames" / video.stem
-
-
-def _pyav(video: Path, otherwise: str = "") -> Any:
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        otherwise = otherwise or f"extract the frames to {_frames_folder(video)}"
-        raise PadimBenchError(f"{video} needs PyAV: pip install 'padim-bench[video]', or {otherwise}") from error
-
-
-def _bad_video(video: Path, why: str) -> PadimBenchError:
-    mend = f"fetch it again, or extract its frames to {_frames_folder(video)}"
-    return PadimBenchError(f"corrupt or truncated video {video} ({why}): {mend}")
-
-
-def _video_stream(container: Any, video: Path) -> Any:
-    if not container.streams.video:
-        raise _bad_video(video, "no video stream")
-    if container.streams.video[0].codec_context is None:
-        raise _bad_video(video, "PyAV has no decoder for it")
-    return container.streams.video[0]
-
-
-def _decode(video: Path) -> Iterator[Any]:
-    """The video's frames (av.VideoFrame) in the order in which they are shown, timestamps disregarded."""
-    av = _pyav(video)
-    count, first, end = 0, None, 0
-    try:
-        with av.open(str(video), metadata_errors="replace") as container:
-            stream = _video_stream(container, video)
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise _bad_video(video, f"damaged after {count} frames")
-                if packet.dts is not None:
-                    first, end = packet.dts if first is None else first, packet.dts + (packet.duration or 0)
-                for frame in packet.decode():
-                    count += 1
-                    yield frame
-            # FFmpeg takes a file that was cut between two frames for a whole one. A length that is stated may
-            # include frames that the camera dropped, so that a gap counts; up to a second of them may end a clip.
-            rate = stream.average_rate or 25
-            present = max(count, (end - (first or 0)) * (stream.time_base or 0) * rate)
-            missing = float((stream.frames - present) / rate)
-    except av.error.FFmpegError as error:
-        raise _bad_video(video, error.strerror) from error
-    if count == 0:
-        raise _bad_video(video, "no frame")
-    if missing > 1:
-        raise _bad_video(video, f"it ends {missing:.1f} s early, after {count} frames")
-
-
-# A demo.
-
-_FORMAT = 1  # raise it whenever a pixel of any frame changes
-_WIDTH, _HEIGHT = 856, 480
-_TRAIN_FRAMES, _TEST_FRAMES = 40, 24
-_RUSH = range(8, 18)  # the frames of a test clip that are anomalous
-
-
-def make_demo_stc(root: Path | str, *, seed: int = 0, video: bool = True) -> Path:
-    """Draw a small tree in the official layout at ``root`` (missing or empty) and return ``root``.
-
-    Two scenes in which pedestrians walk, each with two training clips of 40 frames and two test clips of
-    24; through one of these a bright box rushes, in frames 8 to 17, which the masks hold exactly.
-    Training clips are MPEG-4 videos, or frames, without need of PyAV, where ``video`` is False.
-    The tree appears once it is complete, and one that is there already is left as it is.
-
-    Raises:
-        PadimBenchError: something else is at ``root``, it cannot be written, or PyAV is missing.
-    """
-    root, stamp = Path(root), {"demo": "stc", "format": _FORMAT, "seed": seed, "video": video}
-    if seed < 0:
-        raise PadimBenchError(f"the demo's seed is {seed}: choose a seed of 0 or more")
-    try:
-        if _is_demo(root, stamp):
-            return root
-        if video:
-            _pyav(root / "training" / "videos" / "01_001.avi", "draw frames alone (video=False)")
-        target = root.absolute()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".demo-", dir=target.parent) as workshop:
-            tree = Path(workshop) / "stc"
-            _write_demo(tree, seed, video=video)
-            (tree / "demo.json").write_text(json.dumps(stamp) + "\n", encoding="utf-8")
-            try:
-                tree.rename(target)
-            except OSError:
-                if not _is_demo(root, stamp):  # another process may have put it in place meanwhile
-                    raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise PadimBenchError(f"cannot write the demo data to {root} ({reason}): choose another folder") from error
-    return root
-
-
-def _is_demo(root: Path, stamp: dict[str, object]) -> bool:
-    """Whether this very demo is in place; raises where something else is."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / "demo.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        found = None
-    if found != stamp:
-        raise PadimBenchError(f"{root} holds something else than this demo: choose another folder for the demo data")
-    return True
-
-
-def _write_demo(tree: Path, seed: int, *, video: bool) -> None:
-    for scene in (1, 2):
-        for clip in (1, 2):
-            name, videos = f"{scene:02d}_{clip:03d}", tree / "training" / "videos"
-            shots = (shot for shot, _ in _draw(seed, scene, name, _TRAIN_FRAMES, range(0)))
-            if video:
-                _save_video(videos / f"{name}.avi", shots)
-            else:
-                _save_frames(_frames_folder(videos / name), shots)
-        for clip in (1, 2):
-            name, testing = f"{scene:02d}_{clip:04d}", tree / "testing"
-            drawn = list(_draw(seed, scene, name, _TEST_FRAMES, _RUSH if clip == 2 else range(0)))
-            _save_frames(testing / "frames" / name, (shot for shot, _ in drawn))
-            masks = np.stack([mask for _, mask in drawn]).astype(np.uint8)
-            for kind, truth in (("test_pixel_mask", masks), ("test_frame_mask", masks.max(axis=(1, 2)))):
-                (testing / kind).mkdir(exist_ok=True)
-                np.save(testing / kind / f"{name}.npy", truth)
-
-
-def _draw(
-    seed: int, scene: int, clip: str, count: int, rush: range
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """(480, 856, 3) frames and (480, 856) masks. The place is the scene's, what happens there the clip's."""
-    place, events = default_rng([seed, scene]), default_rng([seed, scene, zlib.crc32(clip.encode())])
-    coarse = Image.fromarray(place.integers(70, 170, (5, 9), dtype=np.uint8)).convert("RGB")
-    ground = np.array(coarse.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC), dtype=np.int16)
-    ground[::40, :] -= 25  # paving, which gives the place edges
-    ground[:, ::40] -= 25
-    starts, speeds = events.integers(0, _WIDTH, 3), events.choice([-3, -2, 2, 3], 3)
-    levels, coats = events.integers(150, 400, 3), events.integers(20, 90, (3, 3))
-    level = int(events.integers(150, 400))
-    for time in range(count):
-        shot, mask = ground.copy(), np.zeros((_HEIGHT, _WIDTH), dtype=np.bool_)
-        for start, speed, feet, coat in zip(starts, speeds, levels, coats, strict=True):
-            x = int(start + speed * time) % _WIDTH
-            shot[feet - 60 : feet, x : x + 20] = coat
-        if time in rush:
-            x = 40 + 70 * (time - rush.start)
-            mask[level - 50 : level, x : x + 60] = True
-            shot[mask] = (250, 220, 40)
-        shot += events.integers(-4, 5, (_HEIGHT, _WIDTH, 1), dtype=np.int16)
-        yield np.clip(shot, 0, 255).astype(np.uint8), mask
-
-
-def _save_frames(folder: Path, shots: Iterator[NDArray[np.uint8]]) -> None:
-    folder.mkdir(parents=True)
-    for index, shot in enumerate(shots):
-        Image.fromarray(shot).save(folder / f"{index:03d}.jpg", quality=92)
-
-
-def _save_video(path: Path, shots: Iterator[NDArray[np.uint8]]) -> None:
-    av = _pyav(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = _WIDTH, _HEIGHT, "yuv420p", 6_000_000
-        for shot in shots:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, format="rgb24")))
-        container.mux(stream.encode(None))

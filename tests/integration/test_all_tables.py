@@ -18,7 +18,8 @@ from torch import Tensor
 
 from padim_bench import Backbone, PadimBenchError
 from padim_bench.cli import main
-from padim_bench.data.stc import list_scenes, make_demo_stc, read_frames, stc
+from padim_bench.data.stc import list_scenes, read_frames, stc
+from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.harness.budget import layout
 from padim_bench.harness.records import read_records
 from padim_bench.harness.runner import ModelSpec, Settings

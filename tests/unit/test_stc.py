@@ -1,4 +1,4 @@
-"""ShanghaiTech Campus: the layout, frames from files and from real videos, masks, damage, digests and the demo."""
+"""ShanghaiTech Campus: the layout, frames from files and from real videos, masks, damage and digests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim_bench import PROTOCOLS, PadimBenchError, Protocol
-from padim_bench.data.stc import Clip, count_frames, list_scenes, make_demo_stc, read_frames, scene_digest, stc
+from padim_bench.data.stc import Clip, count_frames, list_scenes, read_frames, scene_digest, stc
 from padim_bench.data.transforms import prepare_image, prepare_mask
 from padim_bench.errors import DataWarning
 
@@ -474,8 +474,6 @@ def test_without_pyav_a_video_says_what_to_do(tmp_path: Path, monkeypatch: pytes
         message = message_of(run)
         assert f"{clip.source} needs PyAV: pip install 'padim-bench[video]'" in message
         assert f"extract the frames to {tmp_path / 'training' / 'frames' / '01_001'}" in message
-    assert "video=False" in message_of(lambda: make_demo_stc(tmp_path / "demo"))
-    assert not (tmp_path / "demo").exists()
     assert len(list(read_frames(anomalous_clip(make_tree(tmp_path / "tree")), SMALL))) == 4
 
 
@@ -516,56 +514,3 @@ def test_the_digest_changes_with_a_name_and_names_what_cannot_be_read(tmp_path: 
     scene = stc(tmp_path, "01")
     (tmp_path / LABELS).unlink()
     assert str(tmp_path / LABELS) in message_of(lambda: scene_digest(scene))
-
-
-# The demo.
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo_stc(tmp_path_factory.mktemp("stc") / "demo", video=False)
-
-
-def test_the_demo_is_a_tree_of_two_scenes(demo: Path) -> None:
-    assert list_scenes(demo) == ["01", "02"]
-    for name in ("01", "02"):
-        scene = stc(demo, name)
-        assert [count_frames(clip) for clip in (*scene.train, *scene.test)] == [40, 40, 24, 24]
-        normal, rushed = ([f.label for f in read_frames(clip, SMALL)] for clip in scene.test)
-        assert normal == [0] * 24
-        assert rushed == [int(8 <= i < 18) for i in range(24)]
-    assert scene_digest(stc(demo, "01")) != scene_digest(stc(demo, "02"))
-
-
-def test_the_demos_masks_hold_what_is_bright(demo: Path) -> None:
-    for frame in read_frames(stc(demo, "01").test[1], STC, every=3):
-        assert frame.size == "856x480"
-        assert frame.mask is not None
-        bright = (frame.image[0] > 200) & (frame.image[2] < 90)
-        assert (bright != frame.mask).sum() <= 0.25 * frame.mask.sum()  # resized edges and JPEG
-
-
-def test_a_demo_in_place_is_left_as_it_is_and_nothing_else_is_overwritten(demo: Path, tmp_path: Path) -> None:
-    image = demo / "testing" / "frames" / "01_0001" / "000.jpg"
-    written = image.stat().st_mtime_ns
-    assert make_demo_stc(demo, video=False) == demo
-    assert image.stat().st_mtime_ns == written
-    assert str(demo) in message_of(lambda: make_demo_stc(demo, seed=1, video=False))
-    (tmp_path / "file").write_text("mine")
-    for root in (tmp_path, tmp_path / "file"):
-        assert f"{root} holds something else" in message_of(lambda root=root: make_demo_stc(root, video=False))  # type: ignore[misc]
-    assert f"{tmp_path}" in message_of(lambda: make_demo_stc(tmp_path / "file" / "below", video=False))
-    assert "seed is -1" in message_of(lambda: make_demo_stc(tmp_path / "new", seed=-1))
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert not list(demo.parent.glob(".demo-*"))
-
-
-def test_the_demos_videos_are_its_frames_within_the_codec(demo: Path, tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    videos = make_demo_stc(tmp_path)  # an empty folder may be there
-    filmed, drawn = (stc(root, "02").train[0] for root in (videos, demo))
-    assert filmed.source == tmp_path / "training" / "videos" / "02_001.avi"
-    pairs = zip(read_frames(filmed, STC, every=13), read_frames(drawn, STC, every=13), strict=True)
-    for one, other in pairs:
-        assert np.abs(one.image.astype(int) - other.image).mean() < 4
-    assert stc(videos, "02").test[0].name == stc(demo, "02").test[0].name
