@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from padim_bench.demo.images import make_demo
 from padim_bench.data.mvtec import MVTEC_AD, list_categories, mvtec
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
+from padim_bench.demo.images import make_demo
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.measurements import check_measurements
 from padim_bench.harness.records import check_mergeable
