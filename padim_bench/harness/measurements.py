@@ -53,7 +53,8 @@ def read_measurement(path: Path, asked: Mapping[str, Any] | None = None) -> Reco
     try:
         record: Record = read_sealed(path)
         _check_measurement(record)
-        _check_asked(record, asked or {})
+        if asked is not None:
+            _check_asked(record, asked)
     except FileNotFoundError:
         return None
     except OtherSchemaError as error:

@@ -266,7 +266,7 @@ def test_a_measurement_that_fails_is_named_and_costs_no_other(
     reply = cli("reproduce", "table8", *OPTIONS, "--data", tiny, "--results", tmp_path)
     assert reply.code == 0
     assert "memory-grid-r18-rd100-cholesky-paper: not measured: ended by SIGKILL" in reply.err
-    assert "table8: Table VIII: memory of a model [UNTRAINED RANDOM WEIGHTS]; 2 measurements failed: " in reply.out
+    assert "[UNTRAINED RANDOM WEIGHTS]; 2 measurements failed: " in reply.out
     rows = [row for row in _rows(tmp_path / "tables" / "table8.csv") if row["part"] == "peak"]
     assert {row["strategy"] for row in rows} == {"auto"}
     kinds = [path.name.partition("-")[0] for path in (tmp_path / "measurements").iterdir()]
