@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from padim_bench.cli.options import DATA_VARIABLE, add_layout
+from padim_bench.cli.options import DATA_VARIABLE, add_json, add_layout
 from padim_bench.cli.output import Output
 from padim_bench.cli.parsing import Commands, Parser, seed
 from padim_bench.errors import PadimBenchError
@@ -46,7 +46,7 @@ def _add_verify(actions: Commands) -> None:
     parser = actions.add_parser("verify", help="read every file of a dataset, and say all that run would say")
     parser.add_argument("--root", "--data", dest="root", type=Path, default=None, help=f"default: ${DATA_VARIABLE}")
     add_layout(parser, "folder")
-    parser.add_argument("--json", action="store_true")
+    add_json(parser)
     parser.set_defaults(command=verify_dataset)
 
 

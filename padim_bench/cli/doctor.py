@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from padim_bench.cli.options import check_device, thread_count
+from padim_bench.cli.options import add_json, add_machine, check_device, thread_count
 from padim_bench.cli.output import Output
-from padim_bench.cli.parsing import Commands, positive
+from padim_bench.cli.parsing import Commands
 
 
 def add_to(commands: Commands) -> None:
     """Adds ``doctor`` to the commands."""
     parser = commands.add_parser("doctor", help="versions, and whether this machine's linear algebra is right")
-    parser.add_argument("--threads", type=positive, default=None)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    add_machine(parser)
+    add_json(parser)
     parser.set_defaults(command=examine)
 
 

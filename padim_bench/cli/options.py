@@ -30,8 +30,18 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
     parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    add_machine(parser)
+    add_json(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Where torch computes."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=positive, default=None, help="default: torch's")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """For programs that read what a command prints."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
