@@ -140,18 +140,22 @@ def _summary_grid(records: Sequence[Record]) -> Grid:
     sizes, front = _batch_sizes(records), best(records)
     header = [*NAMED, *(f"{title}, %" for title in METRICS.values()), "Latency, ms"]
     header += [*(f"Images/s at {n}" for n in sizes), "Fit, s", "Peak, MB", "State, MB", "Max. error", "Median error"]
-    header += ["Front", "Status"]
+    of_machine = {i: name for name, group in machines(records).items() for i, _ in group}
+    several = len(machines(records)) > 1
+    header += ["Front", *(["Measured over"] if several else []), "Status"]
     rows = []
     for i, r in numbered(records):
         if r["status"] not in MEASURED:
-            rows.append([*_named(i, r), *[NONE] * (len(header) - len(NAMED) - 1), r["status"].upper()])
+            place = [of_machine[i]] if several else []
+            blank = [NONE] * (len(header) - len(NAMED) - len(place) - 1)
+            rows.append([*_named(i, r), *blank, *place, r["status"].upper()])
             continue
         metrics = [NONE if r["metrics"][k] is None else f"{100 * r['metrics'][k]:.2f}" for k in METRICS]
         rates = [NONE if (one := _scoring(r, n)) is None else figure3(one["images_per_s"]) for n in sizes]
         costs = [figure3(r["fit_s"]["total"]), _peak(r), figure3(r["state_bytes"], 1e-6)]
         found = [r["accuracy"][k] for k in ("largest_error", "median_error")]
         errors = [NONE if error is None else f"{error:.1e}" for error in found]
-        ends = ["yes" if i in front else "", r["status"]]
+        ends = ["yes" if i in front else "", *([of_machine[i]] if several else []), r["status"]]
         rows.append([*_named(i, r), *metrics, figure3(latency(r)["total"]["p50"], 1e3), *rates, *costs, *errors, *ends])
     return Grid(header, rows, _rules(records))
 
