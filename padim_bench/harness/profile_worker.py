@@ -184,19 +184,6 @@ def fit(bench: Bench, kept: Spool) -> tuple[PatchGaussians, dict[str, float]]:
     return gaussians, seconds | {"total": sum(seconds.values())}
 
 
-def reference_distances(train: Tensor, test: Tensor, epsilon: float) -> Tensor:
-    """Squared distances (b, P) by equations 1 and 2 in float64, through Cholesky; train (n, P, D), test (b, P, D)."""
-    x = train.double().transpose(0, 1)
-    mean = x.mean(dim=1, keepdim=True)
-    centred = x - mean
-    sigma = centred.mT @ centred / (len(train) - 1)
-    sigma.diagonal(dim1=1, dim2=2).add_(epsilon)
-    delta = test.double().transpose(0, 1) - mean
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma), delta.mT, upper=False)
-    squared: Tensor = white.square().sum(dim=1)
-    return squared.T
-
-
 def time_scoring(bench: Bench, gaussians: PatchGaussians, images: Tensor, size: int, n_images: int) -> dict[str, Any]:
     """Seconds per image by stage, over batches of ``size`` of prepared images, taken in turns; warm-up left out."""
     n_batches = max(3, math.ceil(n_images / size))
@@ -273,7 +260,10 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
     peak = memory.read()
     peaks["score"] = peak["peak_rss_bytes"]
 
-    exact = reference_distances(train.read(), test.read(), config.protocol.epsilon)
+    # Imported here, after the peak is read, of which SciPy's linear algebra is no part.
+    from padim_bench.padim.equations import distances
+
+    exact = torch.from_numpy(distances(train.read().mT, test.read().mT, config.protocol.epsilon) ** 2)
     errors = (squared.read().double() - exact).abs() / exact
     largest = float(errors.max())
     accuracy = {

@@ -9,6 +9,7 @@ import torch
 from work import IMAGES, Invalid, Measure
 
 from padim_bench import STRATEGIES, StrategyInvalidError
+from padim_bench.padim.equations import gaussian, mahalanobis
 from padim_bench.padim.strategies import PositionChunk, State
 from tests.peers.reference import FLOPS_PER_VALUE
 
@@ -69,5 +70,7 @@ def test_apply(measure: Measure, invalid: Invalid, d: int, batch: int, name: str
         moved=4 * POSITIONS * (values + (d + 1) * batch),
     )
     if strategy.exact:
-        exact = delta[:1] * torch.cholesky_solve(delta[:1].double(), chunk(d).cholesky()[:1])
-        torch.testing.assert_close(squared[:1].double(), exact.sum(dim=1), rtol=2e-5, atol=0)
+        centred = chunk(d).centred
+        assert centred is not None
+        exact = mahalanobis(delta[0].mT, *gaussian(centred[0], 0.01)) ** 2
+        torch.testing.assert_close(squared[0].double(), torch.from_numpy(exact), rtol=2e-5, atol=0)

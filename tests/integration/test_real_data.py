@@ -18,6 +18,7 @@ from padim_bench import STRATEGIES, Backbone, PaDiM, StrategyInvalidError, creat
 from padim_bench.cli import main
 from padim_bench.harness.runner import ModelSpec, Settings, model_config, plan, run
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
@@ -138,16 +139,6 @@ def window(feature: Tensor) -> Tensor:
     return feature[:, :, rows, columns].clone()
 
 
-def float64_distances(train: Tensor, test: Tensor) -> np.ndarray:
-    """(n_test, P) squared distances by equations 1 and 2 in numpy's float64; train (P, n, d), test (P, b, d)."""
-    out = np.empty(test.shape[:2])
-    for p, (x, y) in enumerate(zip(train.double().numpy(), test.double().numpy(), strict=True)):
-        sigma = np.cov(x, rowvar=False) + 0.01 * np.eye(x.shape[1])
-        delta = y - x.mean(axis=0)
-        out[p] = (delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1)
-    return out.T
-
-
 @pytest.mark.parametrize(
     ("arch", "n_features"),
     [("resnet18", 100), ("resnet18", 448), ("wide_resnet50_2", 550), ("tf_efficientnet_b4", 304)],
@@ -163,9 +154,8 @@ def test_every_exact_strategy_equals_float64_on_real_features(
     embedding = PatchEmbedding(backbone.channels, grids, channels)
     selected, held = embedding.select(train), embedding.select(test)
     sample = range(0, embedding.n_positions, 7)
-    exact = float64_distances(
-        *(torch.cat([embedding.gather(s, slice(p, p + 1)) for p in sample]) for s in (selected, held))
-    )
+    x, y = (torch.cat([embedding.gather(s, slice(p, p + 1)) for p in sample]) for s in (selected, held))
+    exact = distances(x.permute(1, 2, 0), y.permute(1, 2, 0), 0.01) ** 2
     for name in EXACT:
         for storage, tolerance in (("float32", 2e-5), ("float16", 5e-3)):
             moments = TrainingMoments(embedding, torch.float64, 1 << 40)

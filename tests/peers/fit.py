@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.equations import mahalanobis
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from tests.peers import inputs as made
 from tests.peers import reference, scripts, theirs
@@ -73,15 +75,14 @@ def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any
         delta = probes.permute(2, 1, 0) - value.mean[sampled].double().unsqueeze(2)
         state = {key: tensor[sampled].double() for key, tensor in value.state.items()}
         squared = value.strategy.apply(state, delta).T
+    elif options["who"] == "script":
+        mean, covariances = value
+        found = [mahalanobis(probes[:, :, i], mean[:, p], covariances[p]) for i, p in enumerate(sampled)]
+        squared = torch.from_numpy(np.stack(found, axis=1) ** 2)
     else:
-        mean, other = (torch.as_tensor(part) for part in value)
+        mean, inverse = value
         delta = (probes - mean[:, sampled].double()).permute(2, 1, 0)
-        other = other[sampled].double()
-        if options["who"] == "script":  # not by solve: batched LU is what may be wrong
-            product = torch.cholesky_solve(delta, torch.linalg.cholesky(other))
-        else:
-            product = other @ delta
-        squared = (delta * product).sum(dim=1).T
+        squared = (delta * (inverse[sampled].double() @ delta)).sum(dim=1).T
     exact = reference.squared_distances(given["train_sampled"], given["probes"], theirs.EPSILON)
     gate = OUR_GATES["float32"] if options["who"] == "ours" else GATE
     return difference(squared.clamp(min=0).sqrt(), exact.sqrt(), gate=gate)

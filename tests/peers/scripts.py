@@ -1,4 +1,4 @@
-"""PaDiM as popular scripts do it: NumPy and SciPy, one position at a time, written from the definition.
+"""PaDiM as popular scripts do it: NumPy and SciPy, one position at a time. A contender, and no reference.
 
 Equation 1 is ``np.cov`` at every position. Equation 2 is ``scipy``'s Mahalanobis distance, with the
 covariance inverted anew for every position of every image. Maps are resized by PIL and smoothed by SciPy.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
-from padim_bench.padim import gaussian
+from padim_bench.padim import equations, gaussian
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.reduction import reduced_embedding
@@ -36,27 +36,16 @@ def covariances(moments: TrainingMoments) -> tuple[Tensor, Tensor]:
     return torch.cat([mean for mean, _ in read]), torch.cat([covariance for _, covariance in read])
 
 
-def brute_force(train: list[Tensor], test: list[Tensor], epsilon: float) -> np.ndarray:
-    """Equations 1 and 2 with numpy's own covariance, position by position."""
-    x = EMBEDDING.embed(train).flatten(2).double().numpy()
-    y = EMBEDDING.embed(test).flatten(2).double().numpy()
-    out = np.empty((y.shape[0], x.shape[2]))
-    for p in range(x.shape[2]):
-        sigma = np.cov(x[:, :, p], rowvar=False) + epsilon * np.eye(x.shape[1])
-        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
-        out[:, p] = (delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1)
-    return out
-
-
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
 @pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual", "auto"])
-def test_distances_equal_numpy_position_by_position(strategy: str, limit: int, threads: int) -> None:
+def test_distances_are_the_papers_equations(strategy: str, limit: int, threads: int) -> None:
     train, test = features(9), features(4, seed=1)
     batches = [[f[:2] for f in train], [f[2:3] for f in train], [f[3:] for f in train]]
     fitted = fit_gaussians(moments_of(*batches, limit=limit), epsilon=0.01, strategy=strategy, storage="float64")
     found = fitted.squared_distances(EMBEDDING.select(test))
     # Streamed scatter is kept in float32: 6e-8 of its entries, against epsilon.
-    np.testing.assert_allclose(found.numpy(), brute_force(train, test, 0.01), rtol=1e-8 if limit > 1 else 2e-5)
+    exact = equations.distances(*(EMBEDDING.embed(part).flatten(2) for part in (train, test)), 0.01) ** 2
+    np.testing.assert_allclose(found.numpy(), exact, rtol=1e-8 if limit > 1 else 2e-5)
     assert fitted.residual < (1e-10 if limit > 1 else 1e-5)
     assert fitted.clamped == 0
 
@@ -197,9 +186,9 @@ def test_moments_folded_after_differing_numbers_of_images_merge() -> None:
         parts.append(moments)
     parts[0].merge(parts[1])
     _, mean, chunk = next(parts[0].read(next(parts[0].groups()), 0.01))
-    sample = x[:, :, 0, 0].double()
-    torch.testing.assert_close(mean[0], sample.mean(dim=0), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(chunk.covariance()[0], sample.T.cov() + 0.01 * torch.eye(100), rtol=1e-5, atol=1e-6)
+    mu, sigma = equations.gaussian(x[:, :, 0, 0], 0.01)
+    np.testing.assert_allclose(mean[0], mu, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(chunk.covariance()[0], sigma, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
@@ -232,12 +221,11 @@ def test_positions_read_in_groups_are_those_read_tile_by_tile(
         assert (max(sizes) > 1) == (run > 1)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     mean, covariance = (part[100] for part in found[0])
-    sample = embedding.embed(train).flatten(2)[:, :, 100].double()
-    torch.testing.assert_close(mean, sample.mean(dim=0), rtol=1e-12, atol=1e-12)
-    expected = sample.T.cov() + 0.01 * torch.eye(300, dtype=torch.float64)
+    mu, sigma = equations.gaussian(embedding.embed(train).flatten(2)[:, :, 100], 0.01)
+    np.testing.assert_allclose(mean, mu, rtol=1e-12, atol=1e-12)
     # Projected once in batches and once whole: another rounding of float32, of entries around 50.
     rounding = 0 if reduction == "none" else 2e-4
-    torch.testing.assert_close(covariance, expected, rtol=0, atol=rounding + (1e-12 if limit > 1 else 1e-6))
+    np.testing.assert_allclose(covariance, sigma, rtol=0, atol=rounding + (1e-12 if limit > 1 else 1e-6))
 
 
 def test_epsilon_is_kept_whole_in_float16_storage() -> None:
@@ -269,12 +257,7 @@ def test_every_fast_path_equals_float64_whatever_the_sizes_and_threads(
     generator = torch.Generator().manual_seed(n)
     scale = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)
     train, test = (torch.randn(k, d, side, side, generator=generator) * scale + 3 for k in (n, n_test))
-    x, y = (f.flatten(2).double().numpy() for f in (train, test))
-    exact = np.empty((n_test, side * side))
-    for p in range(side * side):
-        sigma = np.cov(x[:, :, p], rowvar=False).reshape(d, d) + 0.01 * np.eye(d)
-        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
-        exact[:, p] = (delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1)
+    exact = equations.distances(train.flatten(2), test.flatten(2), 0.01) ** 2
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

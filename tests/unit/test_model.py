@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone, load_images
 from padim_bench.data.samples import Sample
 from padim_bench.padim.anomaly_map import anomaly_maps
+from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
 from padim_bench.padim.sharing import FOLDED_BATCHES, training_cost
 
@@ -33,16 +33,11 @@ def small(backbone: torch.nn.Module, **options: object) -> PaDiM:
     return PaDiM(backbone, **({"n_features": 20, "seed": 3} | options))
 
 
-def test_maps_are_the_papers_equations_in_numpy(backbone: torch.nn.Module) -> None:
+def test_maps_are_the_papers_equations(backbone: torch.nn.Module) -> None:
     model = small(backbone, n_features=100).fit(TRAIN)
     embedding = model.gaussians.embedding
-    x, y = (embedding.embed(backbone(i)).flatten(2).double().numpy() for i in (TRAIN, TEST))
-    distances = np.empty((3, x.shape[2]))
-    for p in range(x.shape[2]):
-        sigma = np.cov(x[:, :, p], rowvar=False) + 0.01 * np.eye(100)
-        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
-        distances[:, p] = np.sqrt((delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1))
-    expected, scores = anomaly_maps(torch.from_numpy(distances).reshape(3, 16, 16), (64, 64), PROTOCOLS["paper"])
+    exact = distances(*(embedding.embed(backbone(i)).flatten(2) for i in (TRAIN, TEST)), 0.01)
+    expected, scores = anomaly_maps(torch.from_numpy(exact).reshape(3, 16, 16), (64, 64), PROTOCOLS["paper"])
     found, found_scores = model.score(TEST)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found_scores, scores, rtol=1e-5, atol=1e-5)

@@ -41,7 +41,6 @@ from padim_bench.harness.profile_worker import (
     Spool,
     TimedMoments,
     measure,
-    reference_distances,
 )
 from padim_bench.harness.records import as_read, check_mergeable
 from padim_bench.harness.runner import Interrupted
@@ -90,17 +89,6 @@ def test_each_storage_has_its_gate(dtype: str) -> None:
 
 def test_an_approximation_is_lossy_and_not_void() -> None:
     assert verdict("diagonal", "float32", 3.0, exact=False)[0] == "lossy"
-
-
-def test_reference_distances_are_equations_1_and_2() -> None:
-    generator = np.random.default_rng(0)
-    train, test = (generator.normal(size=(n, 4, 7)).astype(np.float32) for n in (9, 5))
-    found = reference_distances(torch.from_numpy(train), torch.from_numpy(test), 0.01)
-    assert found.dtype == torch.float64
-    for p in range(4):
-        x, delta = train[:, p].astype(np.float64), test[:, p] - train[:, p].astype(np.float64).mean(axis=0)
-        inverse = np.linalg.inv(np.cov(x, rowvar=False) + 0.01 * np.eye(7))
-        np.testing.assert_allclose(found[:, p], np.einsum("bi,ij,bj->b", delta, inverse, delta), rtol=1e-9)
 
 
 def test_a_spool_gives_back_its_rows() -> None:

@@ -21,6 +21,7 @@ from padim_bench import PROTOCOLS, REDUCTIONS, PaDiM, PadimBenchError, create_ba
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
+from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
 from padim_bench.padim.reduction import (
     ChannelMoments,
@@ -278,14 +279,9 @@ def reduced_by_hand(reduction: str, train: Tensor, test: Tensor, seed: int) -> t
 def test_a_model_is_the_papers_equations_on_reduced_embeddings(backbone: Backbone, reduction: str) -> None:
     model = PaDiM(backbone, n_features=20, seed=3, reduction=reduction).fit(iter(TRAIN.split(3)))
     train, test = (upsampled(backbone(images)).double() for images in (TRAIN, TEST))
-    x, y = (one.flatten(2).numpy() for one in reduced_by_hand(reduction, train, test, 3))
+    x, y = (one.flatten(2) for one in reduced_by_hand(reduction, train, test, 3))
     assert model.gaussians.embedding.n_features == x.shape[1]
-    distances = np.empty((len(TEST), x.shape[2]))
-    for p in range(x.shape[2]):
-        sigma = np.cov(x[:, :, p], rowvar=False) + 0.01 * np.eye(x.shape[1])
-        delta = y[:, :, p] - x[:, :, p].mean(axis=0)
-        distances[:, p] = np.sqrt((delta * np.linalg.solve(sigma, delta.T).T).sum(axis=1))
-    grids = torch.from_numpy(distances).reshape(len(TEST), *train.shape[2:])
+    grids = torch.from_numpy(distances(x, y, 0.01)).reshape(len(TEST), *train.shape[2:])
     maps, scores = anomaly_maps(grids, (32, 32), PROTOCOLS["paper"])
     found, found_scores = model.score(TEST)
     torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4)
