@@ -38,8 +38,8 @@ from padim_bench.harness.features import Features, extract
 from padim_bench.harness.torch_settings import stopwatch
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import TrainingMoments
 from padim_bench.padim.model import COMPUTE_DTYPES
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import ChannelMoments, principal_components
 from padim_bench.padim.sharing import NEVER
 from padim_bench.progress import Progress

@@ -137,11 +137,10 @@ class Layouts:
 
     def state_bytes(self, config: RunConfig, n: int) -> int:
         """Of what the configuration stores, fitted to ``n`` images."""
-        width = torch.finfo(STORAGE_DTYPES[config.dtype]).bits // 8
         total = 0
         for one in (self.one(key(config, names)) for names in members(config)):
-            d, positions = one.n_features, one.n_positions
-            total += positions * (get_strategy(config.strategy, n, d).n_values(n, d) * width + 4 * d)
+            strategy = get_strategy(config.strategy, n, one.n_features)
+            total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[config.dtype])
         return total
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from padim_bench.errors import PadimBenchError
 from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.fresh import answer, in_fresh_process
 from padim_bench.harness.records import Record
@@ -96,32 +97,15 @@ def analytic_figures(
 
 
 def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> int:
-    """Bytes of the state and the means that a strategy really stores.
+    """Bytes of the state and the means that a strategy stores, fitted to ``n`` images in ``d`` dimensions.
 
-    Found by fitting one position to random data of ``n`` images, so it holds for any strategy of the
-    registry, whatever it says of itself.
-
-    Raises PadimBenchError for an unknown strategy or dtype, or fewer than 2 images.
+    Raises PadimBenchError for an unknown strategy or dtype.
     """
-    # Batched LU may be wrong here, or hang; it stores what "explicit" does.
-    return _one_position("explicit" if strategy == "explicit-lu" else strategy, dtype, n, d) * positions
+    from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 
-
-@cache
-def _one_position(strategy: str, dtype: str, n: int, d: int) -> int:
-    import torch
-
-    from padim_bench.harness.torch_settings import torch_threads
-    from padim_bench.padim.embedding import PatchEmbedding
-    from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
-
-    embedding = PatchEmbedding((d,), ((1, 1),), tuple(range(d)))
-    moments = TrainingMoments(embedding, torch.float64, memory_limit=1 << 62)
-    # Of small variance beside epsilon, so that the narrowest dtype passes the guard: only shapes matter here.
-    generator = torch.Generator().manual_seed(0)
-    moments.update(embedding.select([0.01 * torch.randn(n, d, 1, 1, generator=generator)]))
-    with torch_threads(1):  # of one matrix there is little to share
-        return fit_gaussians(moments, epsilon=0.01, strategy=strategy, storage=dtype).state_bytes
+    if dtype not in STORAGE_DTYPES:
+        raise PadimBenchError(f"unknown dtype {dtype!r}: choose one of {', '.join(STORAGE_DTYPES)}")
+    return positions * get_strategy(strategy, n, d).state_bytes(n, d, STORAGE_DTYPES[dtype])
 
 
 def stored_states(

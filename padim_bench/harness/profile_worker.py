@@ -36,10 +36,12 @@ from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import Group, PatchGaussians, TrainingMoments
+from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT, PaDiM
+from padim_bench.padim.moments import Group, TrainingMoments
 from padim_bench.padim.reduction import reduced_embedding
 from padim_bench.padim.strategies.base import PositionChunk
+from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import resolve_weights
 
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise")
@@ -74,8 +76,8 @@ class TimedMoments(TrainingMoments):
     What several tiles are gathered from at once is counted with the first.
     """
 
-    def __init__(self, embedding: PatchEmbedding, config: RunConfig) -> None:
-        super().__init__(embedding, COMPUTE_DTYPES[config.compute_dtype], DEFAULT_MEMORY_LIMIT)
+    def __init__(self, embedding: PatchEmbedding, config: RunConfig, tiling: Tiling = MEASURED) -> None:
+        super().__init__(embedding, COMPUTE_DTYPES[config.compute_dtype], DEFAULT_MEMORY_LIMIT, tiling)
         self._device = config.device
         self._begun = threading.local()  # a tile is read and worked on by one thread
         self.reading: list[float] = []

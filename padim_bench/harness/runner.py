@@ -35,9 +35,10 @@ from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, work
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.padim.backbones import CPU_BATCH_SIZE
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, score_features
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import check_reduction
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress

@@ -37,8 +37,9 @@ from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments
+from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.progress import Progress

@@ -26,9 +26,10 @@ from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol, get_protocol
 

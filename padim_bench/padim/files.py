@@ -21,7 +21,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
-from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
+from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES, working_dtype
 from padim_bench.padim.weights import check_safetensors
 from padim_bench.protocols import Protocol
 from padim_bench.reading import in_one_line, strict_json, why
@@ -293,11 +293,9 @@ def _expected(about: About, embedding: PatchEmbedding) -> Iterator[tuple[str, tu
     """Shape and dtype of every tensor that ``fit_gaussians`` leaves."""
     positions, d = embedding.n_positions, embedding.n_features
     stored = STORAGE_DTYPES[about["dtype"]]
-    working = torch.float64 if stored == torch.float64 else torch.float32
-    yield "mean", ((positions, d), working)
-    for name, shape in STRATEGIES[about["strategy_used"]].shapes(about["n_images"], d).items():
-        lone = math.prod(shape) == 1 and d > 1
-        yield f"state.{name}", ((positions, *shape), working if lone else stored)
+    yield "mean", ((positions, d), working_dtype(stored))
+    for name, (shape, dtype) in STRATEGIES[about["strategy_used"]].stored(about["n_images"], d, stored).items():
+        yield f"state.{name}", ((positions, *shape), dtype)
 
 
 def _finite(tensor: Tensor) -> bool:

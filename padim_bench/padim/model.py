@@ -13,7 +13,8 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES

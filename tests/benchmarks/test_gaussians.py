@@ -9,7 +9,8 @@ import torch
 from work import IMAGES, TIMED, Invalid, Measure, features, nbytes
 
 from padim_bench import STRATEGIES, StrategyInvalidError
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from tests.peers.reference import FLOPS_PER_VALUE
 
 every_strategy = pytest.mark.parametrize("name", list(STRATEGIES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from work import EMBEDDINGS, Measure, features, nbytes
 
-from padim_bench.padim.gaussian import TrainingMoments
+from padim_bench.padim.moments import TrainingMoments
 
 BATCH, D = 32, 100
 EMBEDDING = EMBEDDINGS[D]

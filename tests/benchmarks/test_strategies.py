@@ -63,6 +63,7 @@ def test_apply(measure: Measure, invalid: Invalid, d: int, batch: int, name: str
         strategy.apply,
         state,
         delta,
+        0.01,
         group=f"Distances of {POSITIONS} positions, d = {d}, batch {batch}, float32",
         label=name,
         lossy=not STRATEGIES[name].exact,

@@ -6,8 +6,8 @@ and PADIM_BENCH_WEIGHTS. Rows that are there already are kept: an interrupted ru
 
     rows.py        what is measured: sizes, contenders, targets
     fit.py distance.py embedding.py metrics.py runs.py    the tasks: inputs, contenders, comparison
-    reference.py   what is right: float64, from the definitions
-    scripts.py     PaDiM as popular scripts do it, in plain NumPy, written from the definition
+    reference.py   what is right: float64, from the definitions (of distances, padim/equations.py)
+    scripts.py     PaDiM as popular scripts do it, in plain NumPy: a contender, and no reference
     theirs.py      everything that touches anomalib
     worker.py      a fresh process that measures; measure.py starts it
     report.py      results.json, peers.md, peers.csv

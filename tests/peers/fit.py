@@ -11,7 +11,8 @@ from torch import Tensor
 
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.equations import mahalanobis
-from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from tests.peers import inputs as made
 from tests.peers import reference, scripts, theirs
 from tests.peers.compare import difference
@@ -74,7 +75,7 @@ def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any
     if options["who"] == "ours":
         delta = probes.permute(2, 1, 0) - value.mean[sampled].double().unsqueeze(2)
         state = {key: tensor[sampled].double() for key, tensor in value.state.items()}
-        squared = value.strategy.apply(state, delta).T
+        squared = value.strategy.apply(state, delta, theirs.EPSILON).T
     elif options["who"] == "script":
         mean, covariances = value
         found = [mahalanobis(probes[:, :, i], mean[:, p], covariances[p]) for i, p in enumerate(sampled)]

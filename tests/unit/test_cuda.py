@@ -10,7 +10,8 @@ import torch
 from padim_bench import STRATEGIES, PaDiM, StrategyInvalidError
 from padim_bench.harness.torch_settings import full_precision
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -16,7 +16,8 @@ from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone, load
 from padim_bench.data.samples import Sample
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.equations import distances
-from padim_bench.padim.gaussian import PatchGaussians, TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.sharing import FOLDED_BATCHES, training_cost
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -44,10 +44,11 @@ from padim_bench.harness.profile_worker import (
 )
 from padim_bench.harness.records import as_read, check_mergeable
 from padim_bench.harness.runner import Interrupted
-from padim_bench.padim import gaussian
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
+from padim_bench.padim.tiling import Tiling
 from padim_bench.padim.weights import Weights, resolve_weights
 from padim_bench.report.figures import render
 from padim_bench.report.pareto import pareto_figure
@@ -168,7 +169,7 @@ def test_a_record_has_every_stage_and_its_sums(record: dict[str, Any], category:
 
 def test_a_wrong_strategy_is_void_and_is_not_timed(category: Category, monkeypatch: pytest.MonkeyPatch) -> None:
     right = STRATEGIES["cholesky"]
-    wrong = replace(right, apply=lambda state, delta: 1.001 * right.apply(state, delta))
+    wrong = replace(right, apply=lambda state, delta, epsilon: 1.001 * right.apply(state, delta, epsilon))
     monkeypatch.setitem(STRATEGIES, "cholesky", wrong)
     found = measure(asked(category))
     assert found["status"] == "void"
@@ -177,13 +178,12 @@ def test_a_wrong_strategy_is_void_and_is_not_timed(category: Category, monkeypat
     assert "fit_s" not in found
 
 
-def test_moments_that_are_timed_are_the_same_moments(
-    category: Category, weights: Weights, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gaussian, "_FIT_BYTES", 2 * 9 * 6 * 8)  # two positions to a tile
+def test_moments_that_are_timed_are_the_same_moments(category: Category, weights: Weights, threads: int) -> None:
+    two = Tiling(fit_bytes=2 * 9 * 6 * 8)  # positions to a tile
     embedding = PatchEmbedding((6,), ((4, 15),), tuple(range(6)))
     config = profile_config(category, ProfileModel(weights, 6, "cholesky", "float32"), SETTINGS)
-    timed, plain = TimedMoments(embedding, config), TrainingMoments(embedding, torch.float64, 1 << 30)
+    timed = TimedMoments(embedding, config, two)
+    plain = TrainingMoments(embedding, torch.float64, 1 << 30, two)
     for moments in (timed, plain):
         moments.update(embedding.select([torch.randn(9, 6, 4, 15, generator=torch.Generator().manual_seed(0))]))
     found = fit_gaussians(timed, epsilon=0.01, on_positions=timed.finished)

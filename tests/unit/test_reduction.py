@@ -22,7 +22,8 @@ from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.equations import distances
-from padim_bench.padim.gaussian import TrainingMoments, fit_gaussians
+from padim_bench.padim.gaussian import fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import (
     ChannelMoments,
     check_reduction,

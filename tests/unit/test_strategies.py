@@ -45,7 +45,7 @@ def relative_error(name: str, chunk: PositionChunk, delta: Tensor, exact: Tensor
         pytest.skip("batched LU is wrong on this machine, and the guard says so")
     working = torch.float64 if storage == torch.float64 else torch.float32
     widened = {k: v.to(storage).to(working) for k, v in state.items()}
-    squared = strategy.apply(widened, delta.to(working)).double()
+    squared = strategy.apply(widened, delta.to(working), chunk.epsilon).double()
     return float(((squared - exact) / exact).abs().max())
 
 
@@ -94,7 +94,7 @@ def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -
             pytest.skip("batched LU is wrong on this machine, and the guard says so")
         assert {key: tuple(t.shape[1:]) for key, t in state.items()} == STRATEGIES[name].shapes(n, d)
         assert sum(t[0].numel() for t in state.values()) == STRATEGIES[name].n_values(n, d)
-        assert (STRATEGIES[name].apply(state, x.mT.contiguous()) >= 0).all()
+        assert (STRATEGIES[name].apply(state, x.mT.contiguous(), 0.01) >= 0).all()
 
 
 @pytest.mark.parametrize("n", [30, 150, 199])
@@ -161,7 +161,8 @@ def test_one_dimension_by_hand() -> None:
     x = torch.tensor([[[-1.0], [1.0]]], dtype=torch.float64)  # variance 2, so sigma = 2.01
     for strategy in STRATEGIES.values():
         state = strategy.fit(PositionChunk(2, 0.01, centred=x))
-        assert strategy.apply(state, torch.tensor([[[3.0]]], dtype=torch.float64)).item() == pytest.approx(9 / 2.01)
+        squared = strategy.apply(state, torch.tensor([[[3.0]]], dtype=torch.float64), 0.01)
+        assert squared.item() == pytest.approx(9 / 2.01)
 
 
 def test_auto_takes_the_smallest_exact_one() -> None:
@@ -171,6 +172,13 @@ def test_auto_takes_the_smallest_exact_one() -> None:
     assert get_strategy("auto", 209, 100).name == "whitening"
     stored = STRATEGIES["woodbury"].n_values(60, 550)
     assert 550 * 550 / stored > 9  # toothbrush, nine times smaller than dense
+
+
+def test_a_lone_number_is_kept_whole_beside_rows_in_half_precision() -> None:
+    stored = STRATEGIES["woodbury"].stored(5, 12, torch.float16)
+    assert stored == {"rows": ((4, 12), torch.float16), "epsilon": ((1,), torch.float32)}
+    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float16) == 2 * 4 * 12 + 4 + 4 * 12
+    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float64) == 8 * (4 * 12 + 1 + 12)
 
 
 def test_unknown_strategy_lists_the_known() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.strategies import cholesky, diagonal, dual, explicit, explicit_lu, whitening, woodbury
-from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
+from padim_bench.padim.strategies.base import PositionChunk, State, Strategy, working_dtype
 
 _MODULES = (explicit, explicit_lu, cholesky, whitening, woodbury, dual, diagonal)
 
@@ -45,4 +45,5 @@ __all__ = [
     "State",
     "Strategy",
     "get_strategy",
+    "working_dtype",
 ]

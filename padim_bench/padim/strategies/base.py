@@ -15,6 +15,11 @@ from padim_bench.errors import StrategyInvalidError
 State = dict[str, Tensor]
 
 
+def working_dtype(storage: torch.dtype) -> torch.dtype:
+    """In which means are kept, and what is stored in ``storage`` is applied."""
+    return torch.float64 if storage == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class PositionChunk:
     """The training moments of some positions: the centred embeddings, or their scatter.
@@ -90,8 +95,9 @@ class Strategy:
         summary: what it stores, for listings.
         exact: whether it gives equation 2 up to rounding.
         fit: chunk -> state, tensors of P leading positions in the compute dtype.
-        apply: state, delta (P, D, B) = x - mean -> squared Mahalanobis distances (P, B). ``delta.mT`` is
-            contiguous; with wide matrices products with it on the left are many times faster.
+        apply: state, delta (P, D, B) = x - mean, epsilon -> squared Mahalanobis distances (P, B), never negative
+            but for rounding. ``delta.mT`` is contiguous; with wide matrices products with it on the left are many
+            times faster.
         shapes: (n images, D) -> the state's tensors by name, each as it is at one position.
         automatic: whether "auto" may choose it.
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
@@ -103,7 +109,7 @@ class Strategy:
     summary: str
     exact: bool
     fit: Callable[[PositionChunk], State]
-    apply: Callable[[State, Tensor], Tensor]
+    apply: Callable[[State, Tensor, float], Tensor]
     shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
     automatic: bool = True
     fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
@@ -113,3 +119,16 @@ class Strategy:
     def n_values(self, n: int, d: int) -> int:
         """Numbers stored per position, of n images and D dimensions."""
         return sum(math.prod(shape) for shape in self.shapes(n, d).values())
+
+    def stored(self, n: int, d: int, storage: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The state's tensors by name, each as it is at one position: its shape, and the dtype it is kept in."""
+        whole = working_dtype(storage)
+        return {  # a lone number costs nothing to keep whole
+            name: (shape, whole if math.prod(shape) == 1 and d > 1 else storage)
+            for name, shape in self.shapes(n, d).items()
+        }
+
+    def state_bytes(self, n: int, d: int, storage: torch.dtype) -> int:
+        """Bytes of the state and the mean at one position, fitted to n images in D dimensions."""
+        kept = self.stored(n, d, storage).values()
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept) + d * working_dtype(storage).itemsize

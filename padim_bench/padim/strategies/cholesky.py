@@ -12,7 +12,7 @@ def fit(chunk: PositionChunk) -> State:
     return {"factor": chunk.cholesky()}
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     whitened: Tensor = torch.linalg.solve_triangular(state["factor"], delta, upper=False)
     return whitened.square().sum(dim=1)
 

@@ -16,7 +16,7 @@ def fit(chunk: PositionChunk) -> State:
     return {"variances": variances / (chunk.n - 1) + chunk.epsilon}
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     return (delta.square() / state["variances"].unsqueeze(2)).sum(dim=1)
 
 

@@ -30,16 +30,17 @@ def fit(chunk: PositionChunk) -> State:
     factor = cholesky_factor(gram, chunk.epsilon)
     return {
         "rows": rows,
+        # Read by nothing, but saved models have it (format 3), and stated sizes count it.
         "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon),
         **triangular.trimmed(triangular.triangular_inverse(factor), "factor"),
     }
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
-    rows, epsilon, images = state["rows"], state["epsilon"], delta.mT
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
+    rows, images = state["rows"], delta.mT
     z = _solve(state, torch.bmm(images, rows.mT))
     rest = torch.baddbmm(images, z, rows, alpha=-1)
-    z += _solve(state, torch.bmm(rest, rows.mT) - epsilon.unsqueeze(2) * z)
+    z += _solve(state, torch.bmm(rest, rows.mT) - epsilon * z)
     rest = torch.baddbmm(images, z, rows, alpha=-1)
     return rest.square().sum(dim=2) / epsilon + z.square().sum(dim=2)
 

@@ -12,7 +12,7 @@ def fit(chunk: PositionChunk) -> State:
     return {"precision": torch.cholesky_inverse(chunk.cholesky())}
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     return (delta * torch.bmm(state["precision"], delta)).sum(dim=1)
 
 

@@ -13,7 +13,7 @@ def fit(chunk: PositionChunk) -> State:
     return triangular.trimmed(triangular.triangular_inverse(chunk.cholesky()), "rows")
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     total = torch.zeros_like(delta[:, 0])
     for rows, block in triangular.blocks_of(state, "rows"):
         total += torch.bmm(block, delta[:, : rows.stop]).square().sum(dim=1)

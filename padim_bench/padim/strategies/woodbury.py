@@ -28,6 +28,7 @@ def fit(chunk: PositionChunk) -> State:
     # (1 - 1 / root) / l with l = epsilon (root - 1) (root + 1): no 0 / 0 for directions without variance.
     scale = (1 / (chunk.epsilon * root * (root + 1))).sqrt()
     rows = (basis * scale.unsqueeze(2)).contiguous()
+    # Read by nothing, but saved models have it (format 3), and stated sizes count it.
     return {"rows": rows, "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon)}
 
 
@@ -56,10 +57,10 @@ def principal_rows(chunk: PositionChunk) -> tuple[Tensor, Tensor]:
     return eigenvalues, vectors[:, :, -rank:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
 
 
-def apply(state: State, delta: Tensor) -> Tensor:
+def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     rows, images = state["rows"], delta.mT
     rest = torch.baddbmm(images, torch.bmm(images, rows.mT), rows, alpha=-1)
-    return rest.square_().sum(dim=2).div_(state["epsilon"])
+    return rest.square_().sum(dim=2).div_(epsilon)
 
 
 STRATEGY = Strategy(
