@@ -12,7 +12,7 @@ from padim_bench.cli.parsing import Commands
 def add_to(commands: Commands) -> None:
     """Adds ``list`` to the commands."""
     parser = commands.add_parser("list", help="what there is to choose from")
-    parser.add_argument("what", choices=["backbones", "strategies", "protocols", "tables", "datasets"])
+    parser.add_argument("what", choices=["backbones", "reductions", "strategies", "protocols", "tables", "datasets"])
     parser.set_defaults(command=list_choices)
 
 
@@ -20,6 +20,7 @@ def list_choices(arguments: argparse.Namespace, output: Output) -> None:
     """Prints a line for each choice: its name, and what it is."""
     listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "backbones": _list_backbones,
+        "reductions": _list_reductions,
         "strategies": _list_strategies,
         "protocols": _list_protocols,
         "tables": _list_tables,
@@ -40,6 +41,12 @@ def _list_backbones() -> list[tuple[str, str]]:
         layers = "+".join(paper_layers(arch))
         rows += [(f"{arch}.{tag}", layers) for tag in known_tags(arch)]
     return [*rows, ("ARCH[.TAG]", "any other timm model, with --layers")]
+
+
+def _list_reductions() -> list[tuple[str, str]]:
+    from padim_bench.padim.reduction import REDUCTIONS
+
+    return [(r.name, r.summary) for r in REDUCTIONS.values()]
 
 
 def _list_strategies() -> list[tuple[str, str]]:

@@ -40,7 +40,8 @@ from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import ChannelMoments, principal_components
+from padim_bench.padim.projection import ChannelMoments, principal_components
+from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.sharing import NEVER
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
@@ -142,7 +143,7 @@ class HeldBank:
 
     def embedding(self, config: RunConfig, names: Members) -> PatchEmbedding:
         """The embedding of one member of a configuration; principal components are computed once per layers."""
-        if config.reduction == "pca" and names not in self._components:
+        if REDUCTIONS[config.reduction].learned and names not in self._components:
             with stopwatch(self._timings, "principal_components"):
                 moments = ChannelMoments(self._layouts.whole(names))
                 moments.update(self._train.select(names, moments.embedding))
@@ -246,7 +247,8 @@ class StreamedBank:
 
     def _find_components(self) -> None:
         """Principal components of all configurations that project onto them, in one pass."""
-        wanted = dict.fromkeys(names for c in self._unit.configs if c.reduction == "pca" for names in members(c))
+        learned = [c for c in self._unit.configs if REDUCTIONS[c.reduction].learned]
+        wanted = dict.fromkeys(names for c in learned for names in members(c))
         if not wanted:
             return
         self._progress.stage(self._unit.category.name, f"{self._unit.weights.arch} principal components")

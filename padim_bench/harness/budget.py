@@ -27,7 +27,7 @@ from padim_bench.harness.features import union_of_channels
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
-from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.padim.weights import Weights
@@ -95,7 +95,7 @@ class Layouts:
         self._grids = dict(zip(layers, grids, strict=True))
 
     def embedding(self, config: RunConfig, names: Members, components: Tensor | None = None) -> PatchEmbedding:
-        """The embedding of one member of a configuration; "pca" needs its components."""
+        """The embedding of one member of a configuration; a learned one needs its components."""
         return reduced_embedding(
             tuple(self._channels[name] for name in names),
             tuple(self._grids[name] for name in names),
@@ -108,14 +108,13 @@ class Layouts:
     def whole(self, names: Members) -> PatchEmbedding:
         """All channels of those layers."""
         channels = tuple(self._channels[name] for name in names)
-        return reduced_embedding(channels, tuple(self._grids[name] for name in names), "none")
+        return reduced_embedding(channels, tuple(self._grids[name] for name in names), WHOLE)
 
     def kept(self, configs: Sequence[RunConfig]) -> dict[str, Tensor]:
         """Per layer, the channels that any of ``configs`` needs: projections, whichever they are, need all."""
-        everything = {"pca", "semi-orthogonal", "none"}
         return union_of_channels(
             [
-                (names, self.whole(names) if c.reduction in everything else self.embedding(c, names))
+                (names, self.whole(names) if REDUCTIONS[c.reduction].needs_all_channels else self.embedding(c, names))
                 for c in configs
                 for names in members(c)
             ]
@@ -130,7 +129,7 @@ class Layouts:
         names, reduction, n_features, seed, _ = one
         channels = tuple(self._channels[name] for name in names)
         grids = tuple(self._grids[name] for name in names)
-        if reduction in {"pca", "semi-orthogonal"}:  # whose making takes long
+        if REDUCTIONS[reduction].projects:  # whose making takes long
             total = sum(channels)
             return PatchEmbedding(channels, grids, tuple(range(total)), torch.empty(n_features or total, total))
         return reduced_embedding(channels, grids, reduction, n_features, seed)
@@ -195,7 +194,7 @@ def plan_unit(unit: Unit) -> Plan:
         """What one configuration adds while it runs, where all features are held."""
         selected = sum(selected_bytes(layouts.one(key(config, names))) for names in members(config))
         channels = max(layouts.whole(names).n_features for names in members(config))
-        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if config.reduction == "pca" else 0
+        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if REDUCTIONS[config.reduction].learned else 0
         return max(n_train * selected, pca, map_bytes(config))
 
     size = unit.configs[0].protocol.size

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.reduction import REDUCTIONS, WHOLE
 from padim_bench.protocols import STORED_STRICTLY, Protocol
 from padim_bench.reading import in_one_line
 
-SHORT_REDUCTION = {"random": "Rd", "stratified": "St", "semi-orthogonal": "SO", "pca": "PCA", "none": ""}
 FUSIONS = ("concatenate", "sum")
 
 
@@ -70,7 +71,7 @@ class RunConfig:
             return f"{short}-sum"
         if len(self.layers) == 1:
             short += f"-{self.layers[0]}"
-        return short if self.n_features is None else f"{short}-{SHORT_REDUCTION[self.reduction]}{self.n_features}"
+        return short if self.n_features is None else f"{short}-{REDUCTIONS[self.reduction].label}{self.n_features}"
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"protocol": self.protocol.to_dict()}
@@ -123,8 +124,8 @@ def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
 _FIELDS = frozenset(field.name for field in fields(RunConfig))
 # Storage and computation, as harness and reports tell them apart.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-_CHOICES = {
-    "reduction": tuple(SHORT_REDUCTION),
+_CHOICES: dict[str, Collection[str]] = {
+    "reduction": REDUCTIONS,
     "fusion": FUSIONS,
     "dtype": _DTYPES,
     "compute_dtype": _DTYPES,
@@ -140,8 +141,8 @@ def _adapter() -> Any:
 
 
 def normalised(config: RunConfig, n_channels: int) -> RunConfig:
-    """The same run in one spelling: all channels are "none", whatever the seed was; PCA draws nothing."""
-    whole = config.n_features in {None, n_channels}
-    if config.reduction == "none" or (whole and config.reduction in {"random", "stratified"}):
-        return replace(config, n_features=None, reduction="none", seed=0)
-    return replace(config, seed=0) if config.reduction == "pca" else config
+    """The same run in one spelling: all channels are all, however they were chosen; what draws nothing has seed 0."""
+    reduction = REDUCTIONS[config.reduction]
+    if reduction.keeps_all or (config.n_features in {None, n_channels} and not reduction.projects):
+        return replace(config, n_features=None, reduction=WHOLE, seed=0)
+    return config if reduction.drawn else replace(config, seed=0)

@@ -24,6 +24,7 @@ from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
 from padim_bench.padim.layers import layer_names
+from padim_bench.padim.reduction import WHOLE
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import get_protocol
@@ -123,7 +124,7 @@ def profile_config(category: Category, model: ProfileModel, settings: ProfileSet
         device=settings.device,
         threads=settings.threads,
         batch_size=FIT_BATCH,
-        reduction="none" if whole else "random",
+        reduction=WHOLE if whole else "random",
     )
 
 

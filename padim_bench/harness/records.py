@@ -12,9 +12,10 @@ from typing import Any
 from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import shortened
-from padim_bench.harness.config import SHORT_REDUCTION, read_config
+from padim_bench.harness.config import read_config
 from padim_bench.harness.schemas import check_run
 from padim_bench.harness.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
+from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.reading import why
 
 Record = dict[str, Any]
@@ -72,7 +73,7 @@ def without_paths(text: str) -> str:
 def record_path(results: Path, record: Record) -> Path:
     """Where a record lies: a readable name, made unique by its id."""
     config = record["config"]
-    short = SHORT_REDUCTION[config["reduction"]].lower()
+    short = REDUCTIONS[config["reduction"]].label.lower()
     n = "all" if config["n_features"] is None else f"{short}{config['n_features']}-s{config['seed']}"
     parts = (config["category"], config["backbone"], n, config["strategy"], config["dtype"])
     return results / "records" / shortened(parts, ending=_ending(record["id"]))

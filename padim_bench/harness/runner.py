@@ -39,7 +39,7 @@ from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import check_reduction
+from padim_bench.padim.reduction import REDUCTIONS, check_reduction
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
@@ -484,7 +484,8 @@ def _record(
         "resolution": config.protocol.resolution,
     }
     names = [sample_name(category, s) for s in category.test]
-    shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or config.reduction == "pca"}
+    learned = REDUCTIONS[config.reduction].learned
+    shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or learned}
     result.timings = shared | result.timings
     result.memory = peaks | {
         "features_peak_rss_bytes": shared_peak["peak_rss_bytes"],

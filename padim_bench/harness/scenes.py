@@ -40,7 +40,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import reduced_embedding
+from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.progress import Progress
 
@@ -59,7 +59,7 @@ def run_scenes(
 
     Args:
         scenes: from ``data.stc.stc``.
-        models: their reductions may draw, not learn: "pca" is refused.
+        models: their reductions may draw, not learn.
         settings: ``memory_limit`` bounds the features held between two foldings, and the moments where it can.
         results: folder of records.
         every: of each clip's frames, the first and then every so many; recorded.
@@ -69,7 +69,7 @@ def run_scenes(
         Interrupted: Ctrl-C; finished runs are kept.
     """
     for model in models:
-        if model.reduction == "pca" or model.fusion != "concatenate":
+        if REDUCTIONS[model.reduction].learned or model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
     existing = read_records(results)
     outcomes: list[Outcome] = []

@@ -33,7 +33,6 @@ MODEL_FORMAT = "3"
 _AGAIN = "fit and save it again"
 _HASHED_AT_ONCE = 16 << 20
 _LARGEST_SIDE, _LARGEST_SIGMA = 1 << 16, 1e4  # pixels; of a map
-_REDRAWN = ("random", "stratified", "none")  # the same channels on every machine
 Model = TypeVar("Model", bound="PaDiM")
 
 _Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -260,7 +259,7 @@ def _embedding(about: About, layer_channels: tuple[int, ...], projection: Tensor
     kept, grids, reduction = about["channels"], about["layer_grids"], about["reduction"]
     if len(set(kept)) < len(kept) or max(kept) >= total:
         raise ValueError(f"channels: not different ones of {total}")
-    if (projection is None) != (reduction in _REDRAWN):
+    if (projection is None) == REDUCTIONS[reduction].projects:
         raise ValueError(f"projection: not that of reduction {reduction}")
     if projection is not None and (
         projection.dtype != torch.float32

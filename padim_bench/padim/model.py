@@ -15,7 +15,8 @@ from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import ChannelMoments, check_reduction, principal_components, reduced_embedding
+from padim_bench.padim.projection import ChannelMoments, principal_components
+from padim_bench.padim.reduction import REDUCTIONS, WHOLE, check_reduction, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
 from padim_bench.protocols import Protocol, get_protocol
@@ -119,7 +120,7 @@ class PaDiM:
         """
         self._moments = self._gaussians = self._image_size = None
         try:
-            if self.reduction == "pca":
+            if REDUCTIONS[self.reduction].learned:
                 self._fit_components(images)
             else:
                 self._learn(images, _expected_batches(images))
@@ -136,7 +137,7 @@ class PaDiM:
 
         Keeps the training moments, which ``fit`` frees. Raises as :meth:`fit` does.
         """
-        if self.reduction == "pca":
+        if REDUCTIONS[self.reduction].learned:
             raise PadimBenchError("principal components need all training images at once: call fit(train_images)")
         if self._moments is None and self._gaussians is not None:
             raise PadimBenchError(
@@ -265,7 +266,7 @@ class PaDiM:
         first: list[Tensor] = []
         for features in self._features(images):
             if channels is None:
-                channels = ChannelMoments(reduced_embedding(self.backbone.channels, _grids(features), "none"))
+                channels = ChannelMoments(reduced_embedding(self.backbone.channels, _grids(features), WHOLE))
                 first = [layer[:0] for layer in features]
             channels.update(channels.embedding.select(features))
             n_bytes += sum(layer.nbytes for layer in features)

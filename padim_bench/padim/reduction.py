@@ -1,32 +1,68 @@
-"""Dimensionality reduction of patch embeddings (section III-A and V-A).
+"""Dimensionality reduction of patch embeddings (section III-A and V-A), in one registry.
 
 The paper's is a random selection of channels, compared with PCA in its Table II. Two alternatives of
 later work and of ours ask whether the lottery can be had without its spread.
+
+To add one, write its ``make`` and enter it in ``REDUCTIONS``: it is then listed, run, recorded and tabled.
+Nothing here imports torch before an embedding is made, since tables ask what a reduction is called.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.padim.embedding import PatchEmbedding, check_draw, draw_channels, require_finite
 
-REDUCTIONS = {
-    "random": "channels drawn without replacement (the paper's)",
-    "none": "all channels",
-    "stratified": "channels drawn at random, from each layer in proportion to its channels",
-    "semi-orthogonal": "projection onto random orthonormal directions (Kim et al., arXiv:2105.14737)",
-    "pca": "projection onto the principal components of all training embeddings, positions pooled, not whitened",
-}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from padim_bench.padim.embedding import PatchEmbedding
+
+# Channels kept, as indices into the concatenation of all layers, and what they are projected onto (None: nothing).
+Selection = tuple[tuple[int, ...], "Tensor | None"]
+# Of (channels of each layer, D, seed, principal components of the training embeddings or None).
+Make = Callable[[Sequence[int], int, int, "Tensor | None"], Selection]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One way to make D dimensions of all channels.
+
+    Attributes:
+        name: as in ``PaDiM(reduction=...)``.
+        summary: what it keeps, for listings.
+        label: what a model's name says before D, as in R18-Rd100.
+        phrase: what a table says of a model, with D as ``{kept}`` and the number of channels as ``{all}``.
+        make: (channels of each layer, D, seed, components) -> channels kept, and what they are projected onto.
+        drawn: whether it depends on the seed.
+        learned: whether it needs the principal components of all training embeddings.
+        projects: whether it gives directions of all channels, not some of the channels.
+        keeps_all: whether it keeps every channel as it is, whatever D was asked for.
+    """
+
+    name: str
+    summary: str
+    label: str
+    phrase: str
+    make: Make
+    drawn: bool = False
+    learned: bool = False
+    projects: bool = False
+    keeps_all: bool = False
+
+    @property
+    def needs_all_channels(self) -> bool:
+        """Whether every channel of the backbone is read, however many dimensions are kept."""
+        return self.projects or self.keeps_all
 
 
 def check_reduction(reduction: str, n_channels: int, n_features: int | None, seed: int) -> None:
     """Raises PadimBenchError for an unknown name, a seed below 0, or ``n_features`` outside 1..n_channels."""
+    from padim_bench.padim.embedding import check_draw
+
     if reduction not in REDUCTIONS:
         raise PadimBenchError(f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}")
     check_draw(n_channels, n_features, seed)
@@ -48,24 +84,21 @@ def reduced_embedding(
         reduction: a name in ``REDUCTIONS``.
         n_features: D; None for as many as there are channels.
         seed: of the draw.
-        components: for "pca" the (C, C) result of :func:`principal_components`; its first D rows are used.
+        components: where the reduction is learned, the (C, C) result of ``projection.principal_components``; its
+            first D rows are used.
 
     Raises:
         PadimBenchError: as :func:`check_reduction` does.
     """
+    from padim_bench.padim.embedding import PatchEmbedding
+
     total = sum(layer_channels)
     check_reduction(reduction, total, n_features, seed)
-    everything = tuple(range(total))
-    if reduction == "pca":
-        assert components is not None
-        return PatchEmbedding(layer_channels, layer_grids, everything, components[: n_features or total])
-    if reduction == "semi-orthogonal":
-        directions = draw_directions(total, n_features or total, seed)
-        return PatchEmbedding(layer_channels, layer_grids, everything, directions)
-    if reduction == "stratified" and n_features is not None:
-        return PatchEmbedding(layer_channels, layer_grids, draw_stratified(layer_channels, n_features, seed))
-    kept = None if reduction == "none" else n_features
-    return PatchEmbedding(layer_channels, layer_grids, draw_channels(total, kept, seed))
+    chosen = REDUCTIONS[reduction]
+    if n_features is None and not chosen.projects:  # in their order, not in that of a draw
+        return PatchEmbedding(layer_channels, layer_grids, tuple(range(total)))
+    channels, projection = chosen.make(layer_channels, n_features or total, seed, components)
+    return PatchEmbedding(layer_channels, layer_grids, channels, projection)
 
 
 def draw_stratified(layer_channels: Sequence[int], n_features: int, seed: int) -> tuple[int, ...]:
@@ -75,6 +108,8 @@ def draw_stratified(layer_channels: Sequence[int], n_features: int, seed: int) -
 
     Raises PadimBenchError as :func:`draw_channels` does.
     """
+    from padim_bench.padim.embedding import check_draw
+
     total = sum(layer_channels)
     check_draw(total, n_features, seed)
     shares = [n_features * n // total for n in layer_channels]
@@ -88,60 +123,71 @@ def draw_stratified(layer_channels: Sequence[int], n_features: int, seed: int) -
     return tuple(kept)
 
 
-def draw_directions(n_channels: int, n_features: int, seed: int) -> Tensor:
-    """(n_features, n_channels) float32 with orthonormal rows, uniform over all such (Haar).
+def _random(layer_channels: Sequence[int], n_features: int, seed: int, _: Tensor | None) -> Selection:
+    from padim_bench.padim.embedding import draw_channels
 
-    The QR factor of a Gaussian matrix, its signs fixed by a positive diagonal of R (Mezzadri 2007).
-    """
-    gaussian = np.random.default_rng(seed).standard_normal((n_channels, n_features))
-    q, r = np.linalg.qr(gaussian)
-    return torch.from_numpy(np.ascontiguousarray((q * np.sign(np.diag(r))).T, dtype=np.float32))
+    return draw_channels(sum(layer_channels), n_features, seed), None
 
 
-class ChannelMoments:
-    """Mean and scatter of all channels over images and positions, in float64, updated batch by batch.
-
-    One pass over the training embeddings, in memory that does not grow with them.
-    """
-
-    def __init__(self, embedding: PatchEmbedding) -> None:
-        d = embedding.n_features
-        self.embedding = embedding
-        self.n = 0
-        self._images = 0
-        self.mean = torch.zeros(d, dtype=torch.float64)
-        self.scatter = torch.zeros(d, d, dtype=torch.float64)
-
-    def update(self, selected: Sequence[Tensor], positions_at_a_time: int = 256) -> None:
-        """Adds a batch of features as ``PatchEmbedding.select`` gives them.
-
-        Raises PadimBenchError if a feature is NaN or infinite.
-        """
-        require_finite(selected, self._images)
-        self._images += selected[0].shape[1]
-        for start in range(0, self.embedding.n_positions, positions_at_a_time):
-            stop = min(start + positions_at_a_time, self.embedding.n_positions)
-            x = self.embedding.gather(selected, slice(start, stop)).flatten(0, 1).double()
-            mean = x.mean(dim=0)
-            x -= mean
-            gap, n, m = mean - self.mean.to(mean), self.n, len(x)
-            # Chan, Golub and LeVeque's pairwise update, as everywhere here: never E[xx'] - mm'.
-            self.scatter += (x.T @ x + torch.outer(gap, gap) * (n * m / (n + m))).cpu()
-            self.mean += (gap * (m / (n + m))).cpu()
-            self.n += m
+def _none(layer_channels: Sequence[int], _n_features: int, _seed: int, _: Tensor | None) -> Selection:
+    return tuple(range(sum(layer_channels))), None
 
 
-def principal_components(moments: ChannelMoments) -> tuple[Tensor, Tensor]:
-    """Directions of the largest variance of the training embeddings, positions pooled.
+def _stratified(layer_channels: Sequence[int], n_features: int, seed: int, _: Tensor | None) -> Selection:
+    return draw_stratified(layer_channels, n_features, seed), None
 
-    The mean is not subtracted and nothing is scaled: each position's Gaussian has its own mean, and its
-    covariance its own scale, to which epsilon is added.
 
-    Returns:
-        (C, C) float32 orthonormal rows, variance descending, each row's largest entry positive; and the
-        (C,) float64 variances.
-    """
-    variances, vectors = torch.linalg.eigh(moments.scatter / max(moments.n - 1, 1))
-    rows = vectors.T.flip(0)
-    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
-    return (rows * largest.sign()).float().contiguous(), variances.flip(0).clamp(min=0)
+def _semi_orthogonal(layer_channels: Sequence[int], n_features: int, seed: int, _: Tensor | None) -> Selection:
+    from padim_bench.padim.projection import draw_directions
+
+    total = sum(layer_channels)
+    return tuple(range(total)), draw_directions(total, n_features, seed)
+
+
+def _pca(layer_channels: Sequence[int], n_features: int, _seed: int, components: Tensor | None) -> Selection:
+    assert components is not None
+    return tuple(range(sum(layer_channels))), components[:n_features]
+
+
+WHOLE = "none"  # what a reduction is called that was asked to keep all channels
+REDUCTIONS: dict[str, Reduction] = {
+    r.name: r
+    for r in (
+        Reduction(
+            "random",
+            "channels drawn without replacement (the paper's)",
+            label="Rd",
+            phrase="{kept} random of {all} channels",
+            make=_random,
+            drawn=True,
+        ),
+        Reduction(WHOLE, "all channels", label="", phrase="all {all} channels", make=_none, keeps_all=True),
+        Reduction(
+            "stratified",
+            "channels drawn at random, from each layer in proportion to its channels",
+            label="St",
+            phrase="{kept} of {all} channels, random within each layer",
+            make=_stratified,
+            drawn=True,
+        ),
+        Reduction(
+            "semi-orthogonal",
+            "projection onto random orthonormal directions (Kim et al., arXiv:2105.14737)",
+            label="SO",
+            phrase="{kept} random orthonormal directions of {all}",
+            make=_semi_orthogonal,
+            drawn=True,
+            projects=True,
+        ),
+        Reduction(
+            "pca",
+            "projection onto the principal components of all training embeddings, positions pooled, not whitened",
+            label="PCA",
+            phrase="{kept} principal components of {all} channels, fitted in one pass over all training embeddings of "
+            "the category, positions pooled, not whitened",
+            make=_pca,
+            learned=True,
+            projects=True,
+        ),
+    )
+}

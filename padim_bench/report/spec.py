@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.reduction import REDUCTIONS
 
 REPORTS = ("seeds", "gaps")
 STRATEGIES_TABLE = "strategies"  # made only when named
-SEEDED = ("random", "stratified", "semi-orthogonal")  # reductions that draw
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TableModel:
     @property
     def drawn(self) -> bool:
         """Whether seeds make a difference."""
-        return self.n_features is not None and self.reduction in SEEDED
+        return self.n_features is not None and REDUCTIONS[self.reduction].drawn
 
 
 @dataclass(frozen=True)

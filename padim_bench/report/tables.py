@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.report.spec import SEEDED, Printed, TableMetric, TableModel, TableSpec
+from padim_bench.padim.reduction import REDUCTIONS
+from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
 
 Record = dict[str, Any]
 # The records of one model: a list per replicate (seed or dataset version), each with one record per category.
@@ -227,18 +228,12 @@ def _describe(replicates: Replicates, *, weights: bool) -> str:
     config, embedding = first["config"], first["embedding"]
     whose = f"{first['weights']['label']}; " if weights else ""
     records = [r for rs in replicates for r in rs]
-    how = {
-        "none": f"all {embedding['n_channels']} channels",
-        "random": f"{embedding['n_features']} random of {embedding['n_channels']} channels",
-        "stratified": f"{embedding['n_features']} of {embedding['n_channels']} channels, random within each layer",
-        "semi-orthogonal": f"{embedding['n_features']} random orthonormal directions of {embedding['n_channels']}",
-        "pca": f"{embedding['n_features']} principal components of {embedding['n_channels']} channels, fitted in one "
-        "pass over all training embeddings of the category, positions pooled, not whitened",
-    }[config["reduction"]]
+    reduction = REDUCTIONS[config["reduction"]]
+    how = reduction.phrase.format(kept=embedding["n_features"], all=embedding["n_channels"])
     if config["fusion"] == "sum":
         how += " in all, one model per layer, their maps added"
     seeds = sorted({r["config"]["seed"] for r in records})
-    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if config["reduction"] in SEEDED else ""
+    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if reduction.drawn else ""
     invalid = list(dict.fromkeys(r["dataset"]["category"] for r in records if r["status"] != "ok"))
     used = " and ".join(dict.fromkeys(r["strategy_used"] or config["strategy"] for r in records))
     return f"{whose}{'+'.join(config['layers'])}; {how}{seed}; strategy {used}, {config['dtype']}" + (

@@ -80,8 +80,16 @@ def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_a
     assert outside("data", "errors", "progress", "protocols") == []
 
 
-def test_reports_need_nothing_else_of_the_package_but_its_errors_and_what_can_be_printed() -> None:
-    assert outside("report", "errors", "console") == []
+REGISTRIES = ("padim.reduction",)  # what things are called
+
+
+def test_reports_need_nothing_else_of_the_package_but_errors_what_can_be_printed_and_what_things_are_called() -> None:
+    assert outside("report", "errors", "console", *REGISTRIES) == []
+
+
+def test_asking_what_things_are_called_loads_no_network_library() -> None:
+    code = "; ".join(f"import padim_bench.{name}" for name in REGISTRIES)
+    assert loaded_by(code) & {"torch", "torchvision", "timm"} == set()
 
 
 def test_nothing_but_the_entry_point_knows_the_command_line() -> None:

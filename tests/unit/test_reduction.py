@@ -24,14 +24,8 @@ from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import (
-    ChannelMoments,
-    check_reduction,
-    draw_directions,
-    draw_stratified,
-    principal_components,
-    reduced_embedding,
-)
+from padim_bench.padim.projection import ChannelMoments, draw_directions, principal_components
+from padim_bench.padim.reduction import check_reduction, draw_stratified, reduced_embedding
 
 CHANNELS, GRIDS = (3, 5), ((4, 4), (2, 2))
 R18 = (64, 128, 256)
