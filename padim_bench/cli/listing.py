@@ -34,10 +34,11 @@ def list_choices(arguments: argparse.Namespace, output: Output) -> None:
 
 def _list_backbones() -> list[tuple[str, str]]:
     from padim_bench.padim.layers import paper_layers
+    from padim_bench.padim.paper import PAPER_BACKBONES
     from padim_bench.padim.weights import known_tags
 
     rows = []
-    for arch in ("resnet18", "wide_resnet50_2", "tf_efficientnet_b5", "tf_efficientnet_b4"):
+    for arch in PAPER_BACKBONES:
         layers = "+".join(paper_layers(arch))
         rows += [(f"{arch}.{tag}", layers) for tag in known_tags(arch)]
     return [*rows, ("ARCH[.TAG]", "any other timm model, with --layers")]

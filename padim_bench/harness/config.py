@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.paper import short_name
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE
 from padim_bench.protocols import STORED_STRICTLY, Protocol
 from padim_bench.reading import in_one_line
@@ -66,7 +67,7 @@ class RunConfig:
     @property
     def model_name(self) -> str:
         """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
-        short = {"resnet18": "R18", "wide_resnet50_2": "WR50"}.get(self.backbone, self.backbone)
+        short = short_name(self.backbone)
         if self.fusion == "sum":
             return f"{short}-sum"
         if len(self.layers) == 1:

@@ -41,7 +41,7 @@ class Backbone(nn.Module):
     Args:
         weights: what to load, from :func:`resolve_weights`.
         layers: names of timm modules or of its features, or "paper" (ResNets: layer1-3; EfficientNets: "levels"), or
-            one of ``EFFICIENTNET_READINGS``.
+            another of ``paper.layer_options()``.
         normalize: whether images are normalised with the weights' own mean and standard deviation.
         dtype: a name in ``BACKBONE_DTYPES``, of convolutions and products (torch's autocast); see :meth:`check_dtype`.
         fold: whether batch normalisations may be folded into convolutions; see :func:`fold_batch_norms`.

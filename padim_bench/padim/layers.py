@@ -16,16 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.paper import FAMILIES, PAPER_BACKBONES, layer_options
 from padim_bench.padim.untrained import fill_quickly, is_computed, seeded
-
-# The paper's "layers 7 (level 2), 20 (level 4), and 26 (level 5)" of EfficientNet-B5 fit no single way
-# of counting blocks. Each reading: (stage, block of that stage), both counted from 0, -1 the last.
-EFFICIENTNET_READINGS: dict[str, tuple[tuple[int, int], ...]] = {
-    "levels": ((1, -1), (3, -1), (4, -1)),  # last blocks of stages 2, 4 and 5: 40 + 128 + 176 channels
-    "from-zero": ((1, -1), (4, 0), (4, -1)),  # blocks 7, 20, 26 counted from 0: 40 + 176 + 176
-    "from-one": ((1, -2), (3, -1), (4, -2)),  # blocks 7, 20, 26 counted from 1: 40 + 128 + 176
-}
-LAYER_OPTIONS = ("paper", *EFFICIENTNET_READINGS)
 
 Size = tuple[int, int]
 
@@ -176,24 +168,38 @@ def paper_layers(arch: str, layers: str = "paper") -> tuple[str, ...]:
 
     Raises PadimBenchError for an architecture that the paper does not speak of.
     """
-    model: Any = empty_model(arch)
-    if hasattr(model, "layer3") and layers == "paper":
-        return ("layer1", "layer2", "layer3")
-    if arch.startswith(("tf_efficientnet", "efficientnet")) and hasattr(model, "blocks"):
-        reading = EFFICIENTNET_READINGS["levels" if layers == "paper" else layers]
-        return tuple(
-            f"blocks.{stage}" if block == -1 else f"blocks.{stage}.{block % len(model.blocks[stage])}"
-            for stage, block in reading
-        )
+    model: Any = None
+    if arch in PAPER_BACKBONES:
+        named = PAPER_BACKBONES[arch].layers
+    else:
+        model = empty_model(arch)
+        alike = (f for f in FAMILIES if arch.startswith(f.prefixes) and hasattr(model, f.part))
+        named = next((f.layers for f in alike if layers in f.layers), {})
+    if layers in named:
+        if any(_counted_back(name) for name in named[layers]) and model is None:
+            model = empty_model(arch)
+        return tuple(_counted(name, model) for name in named[layers])
     raise PadimBenchError(
         f"the paper names no {'' if layers == 'paper' else layers + ' '}layers of {arch}: "
         f"name them with --layers, e.g. from {_offered(arch, (224, 224))}"
     )
 
 
+def _counted_back(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("-")
+
+
+def _counted(name: str, model: Any) -> str:
+    """The module's name, of a block that is counted from the end of its stage."""
+    if not _counted_back(name):
+        return name
+    stage, _, block = name.rpartition(".")
+    return f"{stage}.{int(block) % len(model.get_submodule(stage))}"
+
+
 def layer_names(arch: str, layers: str | Sequence[str] = "paper") -> tuple[str, ...]:
     """timm module names of ``layers``: "paper", a named reading, names joined by "+", or names."""
-    if isinstance(layers, str) and layers in LAYER_OPTIONS:
+    if isinstance(layers, str) and layers in layer_options():
         return paper_layers(arch, layers)
     return tuple(layers.split("+") if isinstance(layers, str) else layers)
 

@@ -1,11 +1,112 @@
-"""The layers that the paper takes from its networks (section IV-B), by name alone: no network is built."""
+"""The paper's networks as data: what they are called, which weights they have, and which layers its names stand for.
+
+To add one, enter it in ``PAPER_BACKBONES``: it is then listed, ``--layers paper`` finds its layers, and models over it
+have its short name. Nothing here imports torch or timm, since tables ask what a network is called.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+# By name of a choice of layers, timm module names; a block below 0 is counted from the end of its stage.
+NamedLayers = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks whose layers are called alike, of which the paper names one (section IV-B).
+
+    Attributes:
+        part: a module that all of them have.
+        prefixes: of their names; none for whatever has that module.
+        layers: what its names of layers stand for.
+    """
+
+    part: str
+    layers: NamedLayers
+    prefixes: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True)
+class PaperBackbone:
+    """A network of the paper's, or one that stands in for it.
+
+    Attributes:
+        arch: timm architecture.
+        title: as the paper calls it.
+        tag: of timm's weights that come closest to the paper's.
+        layers: what its names of layers stand for; "paper" is one.
+        short: what a model's name begins with, as R18-Rd100; "" for the architecture.
+        stand_in_for: the architecture in whose place it runs where its weights cannot be had; "" for the paper's own.
+    """
+
+    arch: str
+    title: str
+    tag: str
+    layers: NamedLayers
+    short: str = ""
+    stand_in_for: str = ""
+
+
+RESNETS = Family("layer3", MappingProxyType({"paper": ("layer1", "layer2", "layer3")}))
+# The paper's "layers 7 (level 2), 20 (level 4), and 26 (level 5)" of EfficientNet-B5 fit no single way of counting
+# blocks. The readings: the last blocks of stages 2, 4 and 5 (40 + 128 + 176 channels); blocks 7, 20, 26 counted from 0
+# (40 + 176 + 176); the same counted from 1 (40 + 128 + 176).
+EFFICIENTNETS = Family(
+    "blocks",
+    MappingProxyType(
+        {
+            "paper": ("blocks.1", "blocks.3", "blocks.4"),
+            "levels": ("blocks.1", "blocks.3", "blocks.4"),
+            "from-zero": ("blocks.1", "blocks.4.0", "blocks.4"),
+            "from-one": ("blocks.1.-2", "blocks.3", "blocks.4.-2"),
+        }
+    ),
+    ("tf_efficientnet", "efficientnet"),
+)
+FAMILIES = (RESNETS, EFFICIENTNETS)
+
+PAPER_BACKBONES: dict[str, PaperBackbone] = {
+    b.arch: b
+    for b in (
+        PaperBackbone("resnet18", "ResNet18", "tv_in1k", RESNETS.layers, short="R18"),
+        PaperBackbone("wide_resnet50_2", "Wide ResNet-50-2", "tv_in1k", RESNETS.layers, short="WR50"),
+        PaperBackbone("tf_efficientnet_b5", "EfficientNet-B5", "aa_in1k", EFFICIENTNETS.layers),
+        PaperBackbone(
+            "tf_efficientnet_b4",
+            "EfficientNet-B4",
+            "aa_in1k",
+            EFFICIENTNETS.layers,
+            stand_in_for="tf_efficientnet_b5",
+        ),
+    )
+}
+
+
+def short_name(arch: str) -> str:
+    """What a model over that architecture is called: R18, or the architecture itself."""
+    known = PAPER_BACKBONES.get(arch)
+    return (known and known.short) or arch
+
 
 def paper_layer_names(arch: str) -> tuple[str, ...]:
-    """Module names in timm: of ResNets the first three stages, of EfficientNets the ends of levels 2, 4 and 5.
+    """timm module names of the paper's layers, by the architecture's name alone: no network is built.
 
-    ``layers.paper_layers`` says the same of a network that exists, and refuses the others.
+    ``layers.paper_layers`` says the same of a network that exists, and refuses those that the paper does not speak of.
     """
-    return ("blocks.1", "blocks.3", "blocks.4") if "efficientnet" in arch else ("layer1", "layer2", "layer3")
+    if arch in PAPER_BACKBONES:
+        return PAPER_BACKBONES[arch].layers["paper"]
+    return (EFFICIENTNETS if arch.startswith(EFFICIENTNETS.prefixes) else RESNETS).layers["paper"]
+
+
+def layer_options() -> list[str]:
+    """Every name that stands for layers of some network."""
+    named = [b.layers for b in PAPER_BACKBONES.values()] + [f.layers for f in FAMILIES]
+    return list(dict.fromkeys(name for layers in named for name in layers))
+
+
+def weight_files() -> list[str]:
+    """Names of the weights' files of the paper's networks, stand-ins left out."""
+    return [f"{b.arch}.{b.tag}.safetensors" for b in PAPER_BACKBONES.values() if not b.stand_in_for]

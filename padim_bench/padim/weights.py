@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
+from padim_bench.padim.paper import PAPER_BACKBONES
 
 ENVIRONMENT_VARIABLE = "PADIM_BENCH_WEIGHTS"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,7 +67,7 @@ def split_name(backbone: str) -> tuple[str, str | None]:
 
     arch, _, tag = backbone.partition(".")
     if not timm.is_model(arch):
-        close = timm.list_models(f"*{arch}*")[:5] or ["resnet18", "wide_resnet50_2", "tf_efficientnet_b5"]
+        close = timm.list_models(f"*{arch}*")[:5] or [b.arch for b in PAPER_BACKBONES.values() if not b.stand_in_for]
         raise PadimBenchError(f"unknown backbone {arch!r}: timm has {', '.join(close)}, ...")
     if tag and tag not in known_tags(arch):
         raise PadimBenchError(f"unknown tag in {backbone!r}: timm has {_tag_list(arch)}")

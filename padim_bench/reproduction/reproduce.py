@@ -17,6 +17,7 @@ from padim_bench.harness.measurements import check_measurements
 from padim_bench.harness.records import check_mergeable
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, plan, run
 from padim_bench.harness.scenes import run_scenes
+from padim_bench.padim.paper import weight_files
 from padim_bench.protocols import get_protocol
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
@@ -30,8 +31,7 @@ from padim_bench.reproduction.weights import FoundWeights, find_weights, members
 REAL_THING = (
     "For the paper's own data: padim-bench data download mvtec-ad --root DIR (4.9 GB; prints the licence), "
     "then tox -e reproduce -- --data DIR. "
-    "For its weights: a network that reaches the hub, or --weights DIR with files named "
-    "resnet18.tv_in1k.safetensors, wide_resnet50_2.tv_in1k.safetensors, tf_efficientnet_b5.aa_in1k.safetensors."
+    f"For its weights: a network that reaches the hub, or --weights DIR with files named {', '.join(weight_files())}."
 )
 NO_STC = "no ShanghaiTech Campus at hand: name its folder with --stc or PADIM_BENCH_STC"
 _PLACES = ("records", "tables", "figures", "")  # of a results folder, and its index
