@@ -45,27 +45,28 @@ def download_dataset(arguments: argparse.Namespace, output: Output) -> None:
 def _add_verify(actions: Commands) -> None:
     parser = actions.add_parser("verify", help="read every file of a dataset, and say all that run would say")
     parser.add_argument("--root", "--data", dest="root", type=Path, default=None, help=f"default: ${DATA_VARIABLE}")
-    add_layout(parser, "folder")
+    add_layout(parser, single=True)
     add_json(parser)
     parser.set_defaults(command=verify_dataset)
 
 
 def verify_dataset(arguments: argparse.Namespace, output: Output) -> None:
     """Prints a verdict on every category. Raises PadimBenchError if any has problems."""
-    from padim_bench.data.mvtec import MVTEC_AD
+    from padim_bench.data.datasets import DATASETS
     from padim_bench.data.verify import verify
 
     root = arguments.root or os.environ.get(DATA_VARIABLE)
     if not root:
         raise PadimBenchError(f"no dataset: give --root DIR or set {DATA_VARIABLE}")
+    known = DATASETS[arguments.dataset]
     report = verify(
         Path(root),
-        layout="folder" if arguments.dataset == "folder" else "mvtec",
-        dataset="mvtec-ad" if arguments.dataset == "mvtec-ad" else None,
+        layout="folder" if known.single else "mvtec",
+        dataset=known.name if known.recorded else None,
         normal=arguments.normal,
     )
     output.document(report.to_dict())
-    is_mvtec = arguments.dataset == "mvtec-ad" or any(c.present and c.name in MVTEC_AD for c in report.categories)
+    is_mvtec = bool(known.counts) or any(c.present and c.expected for c in report.categories)
     for category in (c for c in report.categories if c.present or is_mvtec):
         n = len(category.problems)
         state = "ok" if category.ok else f"{n} problem{'' if n == 1 else 's'}"

@@ -75,15 +75,6 @@ def _list_tables() -> list[tuple[str, str]]:
 
 
 def _list_datasets() -> list[tuple[str, str]]:
-    from padim_bench.data.mvtec import DEMO_CATEGORIES, MVTEC_OBJECTS, MVTEC_TEXTURES
+    from padim_bench.data.datasets import DATASETS
 
-    return [
-        (
-            "mvtec-ad",
-            f"MVTec AD: {', '.join((*MVTEC_TEXTURES, *MVTEC_OBJECTS))}; known by its numbers of images, or --dataset "
-            "mvtec-ad says so",
-        ),
-        ("demo", f"drawn, for trying things out: {', '.join(DEMO_CATEGORIES)}"),
-        ("mvtec", "any dataset in MVTec AD layout (--dataset mvtec, the default)"),
-        ("folder", "normal/, anomalous/ and optionally normal_test/ and masks/ (--dataset folder)"),
-    ]
+    return [(d.name, d.summary.format(categories=", ".join(d.kinds))) for d in DATASETS.values()]

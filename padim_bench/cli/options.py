@@ -75,11 +75,13 @@ def add_recorded(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_layout(parser: argparse.ArgumentParser, *more: str) -> None:
-    """What --data is, and how its folders are called."""
+def add_layout(parser: argparse.ArgumentParser, *, single: bool = False) -> None:
+    """What --data is, and how its folders are called; ``single`` allows those that are one category."""
+    from padim_bench.data.datasets import DATASETS
+
     parser.add_argument(
         "--dataset",
-        choices=["mvtec", "mvtec-ad", *more],
+        choices=[d.name for d in DATASETS.values() if d.opener and (single or not d.single)],
         default="mvtec",
         help="layout of --data; mvtec-ad says that it is MVTec AD, though not with its numbers of images",
     )
@@ -193,24 +195,22 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
 
 def open_categories(root: Path, arguments: argparse.Namespace) -> list[Category]:
     """The categories of ``root`` that are asked for. Raises PadimBenchError for names it has not, and bad folders."""
-    from padim_bench.data.folder import folder
-    from padim_bench.data.mvtec import list_categories, mvtec
+    from padim_bench.data.datasets import DATASETS
 
-    if getattr(arguments, "dataset", "mvtec") == "folder":
+    dataset, wanted = DATASETS[arguments.dataset], arguments.categories
+    if dataset.single:
         if arguments.categories is not None:
             raise PadimBenchError("--categories: a folder dataset has no categories; leave the option out")
         if arguments.normal:
             raise PadimBenchError(
                 "--normal: in a folder dataset the normal images lie in normal/; leave the option out"
             )
-        return [folder(root)]
-    normal, dataset = arguments.normal, "mvtec-ad" if arguments.dataset == "mvtec-ad" else None
-    wanted = arguments.categories if arguments.categories is not None else list_categories(root, normal=normal)
-    if not wanted:
+        return dataset.open(root)
+    if wanted is not None and not wanted:
         raise PadimBenchError("--categories names none: write them as bottle,screw")
-    if paths := [name for name in wanted if name == ".." or Path(name).name != name]:
+    if paths := [name for name in wanted or () if name == ".." or Path(name).name != name]:
         raise PadimBenchError(f"--categories {paths[0]}: name folders directly in {root}, as bottle,screw")
-    return [mvtec(root, name, dataset=dataset, normal=normal) for name in dict.fromkeys(wanted)]
+    return dataset.open(root, None if wanted is None else list(dict.fromkeys(wanted)), arguments.normal)
 
 
 def check_choices(option: str, given: Sequence[str], known: Sequence[str]) -> None:

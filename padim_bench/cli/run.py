@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     """Adds ``run`` to the commands."""
     parser = commands.add_parser("run", help="fit and score categories with the options given")
     add_recorded(parser)
-    add_layout(parser, "folder")
+    add_layout(parser, single=True)
     add_models(parser, ["cholesky"])
     parser.add_argument(
         "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"

@@ -26,7 +26,7 @@ from urllib.request import (
 )
 
 from padim_bench.data.archives import check_space, unpack
-from padim_bench.data.mvtec import MVTEC_AD
+from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.verify import check_category
 from padim_bench.errors import PadimBenchError
 from padim_bench.progress import Progress

@@ -6,8 +6,8 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from padim_bench.data.datasets import DATASETS
 from padim_bench.data.listing import (
     IMAGE_SUFFIXES,
     LeftOut,
@@ -19,47 +19,8 @@ from padim_bench.data.listing import (
     subfolders,
     unspelled,
 )
-from padim_bench.data.samples import Category, Sample
+from padim_bench.data.samples import Category, Counts, Sample
 from padim_bench.errors import DataWarning, PadimBenchError
-
-MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-MVTEC_OBJECTS = (
-    "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
-)  # fmt: skip
-# The data set that padim_bench.demo draws.
-DEMO_CATEGORIES = {"weave": "texture", "terrazzo": "texture", "gear": "object", "resistor": "object"}
-KINDS: dict[str, dict[str, str]] = {
-    "mvtec-ad": {**dict.fromkeys(MVTEC_TEXTURES, "texture"), **dict.fromkeys(MVTEC_OBJECTS, "object")},
-    "demo": DEMO_CATEGORIES,
-}
-_OWN_NAMES = {*KINDS, "stc", "demo-stc", "folder"}  # of datasets, which no folder gets by its name alone
-
-
-class Counts(NamedTuple):
-    """How many training images, test images and masks (one for every anomalous test image) a category holds."""
-
-    train: int
-    test: int
-    masks: int
-
-
-MVTEC_AD: dict[str, Counts] = {
-    "bottle": Counts(209, 83, 63),
-    "cable": Counts(224, 150, 92),
-    "capsule": Counts(219, 132, 109),
-    "carpet": Counts(280, 117, 89),
-    "grid": Counts(264, 78, 57),
-    "hazelnut": Counts(391, 110, 70),
-    "leather": Counts(245, 124, 92),
-    "metal_nut": Counts(220, 115, 93),
-    "pill": Counts(267, 167, 141),
-    "screw": Counts(320, 160, 119),
-    "tile": Counts(230, 117, 84),
-    "toothbrush": Counts(60, 42, 30),
-    "transistor": Counts(213, 100, 40),
-    "wood": Counts(247, 79, 60),
-    "zipper": Counts(240, 151, 119),
-}
 
 NORMAL = "good"  # what the layout calls the folder of normal images
 PARTS = ("train", "test", "ground_truth")
@@ -111,7 +72,7 @@ def list_categories(root: Path, *, normal: Sequence[str] = ()) -> list[str]:
         raise PadimBenchError(f"{root} holds no category in MVTec layout (category/train/{shown}/*.png): {mend}")
     if other:
         _warn(f"{root}: no category, for want of a folder train/{NORMAL}: {', '.join(other)}")
-    order = list(KINDS["mvtec-ad"] | KINDS["demo"])
+    order = [name for dataset in DATASETS.values() if dataset.opener for name in dataset.kinds]
     return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
 
 
@@ -156,7 +117,8 @@ def open_category(
     test, has_masks = _test(base, normal, left_out, problems)
     if dataset is None:
         dataset = _dataset_name(base, Counts(len(train), len(test), sum(s.label for s in test)))
-    elif dataset in KINDS and name not in KINDS[dataset]:
+    kinds = DATASETS[dataset].kinds if dataset in DATASETS else {}
+    if kinds and name not in kinds:
         problems.insert(0, f"{dataset} has no category {name!r}: leave the dataset's name out for {base}")
     notes = left_out.notes()
     if test and all(s.label for s in test):
@@ -164,16 +126,8 @@ def open_category(
     if normal:
         asked = sorted({s.image.parent.relative_to(base).as_posix() for s in (*train, *test) if not s.label})
         notes += (f"normal as asked for by name: {', '.join(map(spelled, asked))}",)
-    kind = KINDS.get(dataset, {}).get(name, "")
+    kind = kinds.get(name, "")
     return Category(dataset, name, root, tuple(train), tuple(test), has_masks, kind, notes, normal), problems
-
-
-def official_split(category: Category) -> bool | None:
-    """Whether an MVTec AD category has as many images as the published one; None for other datasets."""
-    if category.dataset != "mvtec-ad":
-        return None
-    counts = Counts(len(category.train), len(category.test), sum(s.label for s in category.test))
-    return MVTEC_AD.get(category.name) == counts
 
 
 def _warn(message: str) -> None:
@@ -320,9 +274,9 @@ def _no_normal(test: Iterable[Sample], normal: Sequence[str]) -> str:
 def _dataset_name(base: Path, counts: Counts) -> str:
     """What a dataset is known to be by its content, or the name of its folder, which proves nothing."""
     name, root = spelled(base.name), base.parent
-    if MVTEC_AD.get(name) == counts:
-        return "mvtec-ad"
-    if name in DEMO_CATEGORIES and is_file(base / "demo.json"):
-        return "demo"
+    for known in DATASETS.values():
+        stamped = known.stamp and name in known.kinds and is_file(base / known.stamp)
+        if stamped or known.counts.get(name) == counts:
+            return known.name
     called = spelled(root.resolve().name) or "dataset"
-    return f"{called} (folder)" if called in _OWN_NAMES else called
+    return f"{called} (folder)" if called in DATASETS and DATASETS[called].recorded else called

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.data.decoding import stored_size
 from padim_bench.data.folder import open_folder
 from padim_bench.data.listing import is_folder, spelled, subfolders
 from padim_bench.data.loading import load_category
-from padim_bench.data.mvtec import MVTEC_AD, Counts, check_root, open_category
-from padim_bench.data.samples import Category, Sample
+from padim_bench.data.mvtec import check_root, open_category
+from padim_bench.data.mvtec_ad import MVTEC_AD
+from padim_bench.data.samples import Category, Counts, Sample
 from padim_bench.errors import PadimBenchError
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
@@ -109,7 +111,7 @@ def verify(
     if not names:
         raise PadimBenchError(f"{root} holds no category: expected folders such as {root / 'bottle/train/good'}")
     opened = {name: _open(root, name, dataset, normal) for name in names}
-    strict = dataset == "mvtec-ad" or any(c.dataset == "mvtec-ad" for c, _ in opened.values())
+    strict = PAPER_DATASET in {dataset, *(c.dataset for c, _ in opened.values())}
     reports = {}
     with Progress(len(names), enabled=progress, unit="categories", stage="verifying") as bar:
         for name in names:
@@ -122,7 +124,7 @@ def verify(
 
 def check_category(root: Path, name: str) -> CategoryReport:
     """A quick look at a category that is to be MVTec AD's: numbers of images, and the files' headers."""
-    return _report(*_open(root, name, "mvtec-ad", ()), MVTEC_AD[name], strict=True, deep=False)
+    return _report(*_open(root, name, PAPER_DATASET, ()), MVTEC_AD[name], strict=True, deep=False)
 
 
 def _open(root: Path, name: str, dataset: str | None, normal: Sequence[str]) -> tuple[Category, list[str]]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from padim_bench.data.mvtec import DEMO_CATEGORIES
+from padim_bench.data.datasets import DEMO_CATEGORIES
 from padim_bench.demo.drawing import (
     SIZE,
     Array,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim_bench.data.datasets import DATASETS
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import compute_metrics
@@ -115,8 +116,9 @@ def _config(model: ModelSpec, settings: Settings, scene: Scene, every: int) -> R
 
 
 def dataset_name(scene: Scene) -> str:
-    """ "stc", or "demo-stc" for the drawn one."""
-    return "demo-stc" if (scene.root / "demo.json").is_file() else "stc"
+    """ "stc", or that of the stamp in the scene's folder: "demo-stc" for the drawn one."""
+    of_scenes = [d for d in DATASETS.values() if d.members == "scenes"]
+    return next((d.name for d in of_scenes if d.stamp and (scene.root / d.stamp).is_file()), of_scenes[0].name)
 
 
 def _frames(clips: Sequence[Clip], every: int) -> int:

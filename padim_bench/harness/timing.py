@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim_bench.data.datasets import official_split
 from padim_bench.data.loading import sample_name, split_digest
-from padim_bench.data.mvtec import official_split
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import PadimBenchError

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import read_paper, specs_folder
 from padim_bench.report.tables import Record, shared_facts, title_warnings
@@ -80,7 +81,7 @@ class _Report:
             )
         records = [r for of_model in runs.values() for r in of_model]
         self.categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
-        self.real = all(r["dataset"]["name"] == "mvtec-ad" for r in records)
+        self.real = all(r["dataset"]["name"] == PAPER_DATASET for r in records)
         side = records[0]["config"]["protocol"]["resize"] if records else 0
         if records and all(r["dataset"]["image_sizes"] == [f"{side}x{side}"] for r in records):
             self.notes.append(

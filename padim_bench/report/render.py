@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from padim_bench.data.datasets import DATASETS
 from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import Claim, Printed
 from padim_bench.report.tables import GROUPS, Cell, Table
@@ -184,7 +185,7 @@ def caption(table: Table) -> list[str]:
     """All that a reader needs to judge the numbers, one fact a line."""
     spec = table.spec
     full = max((c.full for c in table.cells if c.row == "all"), default=0)
-    members = "scenes" if spec.dataset == "stc" else "categories"
+    members = DATASETS[spec.dataset].members
     lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import read_paper, specs_folder
@@ -37,7 +38,7 @@ def seeds_frame(runs: Mapping[str, Sequence[Record]], metrics: Sequence[str]) ->
 
 def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> dict[tuple[str, str], float]:
     """The paper's printed value by (category, metric), where it has one."""
-    if dataset != "mvtec-ad":
+    if dataset != PAPER_DATASET:
         return {}
     paper = read_paper(specs_folder() / spec["paper_csv"])
     present = set(frame.category)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.reduction import REDUCTIONS
 
@@ -93,7 +94,7 @@ class TableSpec:
     metrics: tuple[TableMetric, ...]
     models: tuple[TableModel, ...]
     paper: dict[tuple[str, str, str], Printed]
-    dataset: str = "mvtec-ad"
+    dataset: str = PAPER_DATASET
     seeds: int = 0
     versions: int = 0
     notes: tuple[str, ...] = ()
@@ -147,7 +148,7 @@ def load_spec(name: str) -> TableSpec:
             metrics=tuple(TableMetric(**m) for m in raw["metrics"]),
             models=tuple(TableModel(**m) for m in raw["models"]),
             paper=read_paper(path.parent / raw["paper_csv"]),
-            dataset=raw.get("dataset", "mvtec-ad"),
+            dataset=raw.get("dataset", PAPER_DATASET),
             seeds=raw.get("seeds", 0),
             versions=raw.get("versions", 0),
             notes=tuple(raw.get("notes", ())),

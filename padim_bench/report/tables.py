@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
@@ -18,14 +19,6 @@ Replicates = Sequence[Sequence[Record]]
 # A value in percent and the ids of the records behind it.
 Value = tuple[float, tuple[str, ...]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
-# How many categories a complete dataset has; a dataset we do not know is complete as it is.
-FULL = {
-    "mvtec-ad": {"texture": 5, "object": 10, "all": 15},
-    "demo": {"texture": 2, "object": 2, "all": 4},
-    "stc": {"all": 12},  # of 13 scenes, the last has no test clip
-    "demo-stc": {"all": 2},
-}
-
 _PIXEL_METRICS = {"pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pixel_f1_max": "pixel F1-max", "pro": "PRO"}
 
 
@@ -176,6 +169,7 @@ def _model_cells(
     ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
     if spec.versions and len(replicates) > spec.versions:
         ours = {category: _by_version(values, spec.versions) for category, values in ours.items()}
+    known = DATASETS.get(dataset)  # one that is not known is complete as it is
     cells = []
     for category in kinds:
         values = ours.get(category, [])
@@ -185,7 +179,7 @@ def _model_cells(
     for group in GROUPS:
         members = [c for c in kinds if c in ours and group in {"all", kinds[c]}]
         total = sum(group in {"all", kind} for kind in kinds.values())
-        full = FULL.get(dataset, {}).get(group, total)
+        full = known.full(group) if known and known.kinds else total
         same = [printed[c].value for c in members if c in printed]
         paper = fmean(same) if members and len(same) == len(members) else None
         if paper is None and members and len(members) == full and group in printed:
@@ -247,11 +241,15 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
+def dataset_warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What titles say of the records' datasets: that they are drawn."""
+    known = [DATASETS[name] for name in dict.fromkeys(r["dataset"]["name"] for r in records) if name in DATASETS]
+    return list(dict.fromkeys(d.warning for d in known if d.warning))
+
+
 def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """What no reader may miss: drawn data, untrained weights (and whose, where others are trained), rounding."""
-    found = []
-    if any(r["dataset"]["name"].startswith("demo") for r in records):
-        found.append("demo data, not MVTec AD" if any(r["dataset"]["name"] == "demo" for r in records) else "demo data")
+    found = dataset_warnings(records)
     unofficial = dict.fromkeys(r["dataset"]["category"] for r in records if r["dataset"]["official_split"] is False)
     if unofficial:
         found.append(f"not the official split: {', '.join(unofficial)}")

@@ -7,10 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.report.figures import plain, render
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.spec import load_toml, specs_folder
-from padim_bench.report.tables import Record, title_warnings
+from padim_bench.report.tables import Record, dataset_warnings, title_warnings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def growth_figure(records: Sequence[Record]) -> Figure:
 
     models = list(dict.fromkeys(_model(r) for r in records))
     figure = Figure(figsize=(4.2 * max(len(models), 1), 3.6), layout="constrained")
-    if drawn := [warning for warning in title_warnings(records) if warning.startswith("demo")]:
+    if drawn := dataset_warnings(records):
         figure.suptitle(plain(f"[{drawn[0].upper()}]"), fontsize=10)  # untrained weights are named by panel
     panels = figure.subplots(1, max(len(models), 1), squeeze=False)[0]
     for model, axes in zip(models, panels, strict=False):
@@ -291,11 +292,14 @@ def coverage(records: Sequence[Record]) -> str:
     by_dataset: dict[str, dict[str, None]] = {}
     for r in records:
         by_dataset.setdefault(r["dataset"]["name"], {})[r["dataset"]["category"]] = None
-    told = "; ".join(
-        f"{', '.join(found)} of {name}{f' ({len(found)} of 15 categories)' if name == 'mvtec-ad' else ''}"
-        for name, found in by_dataset.items()
-    )
+    told = "; ".join(f"{', '.join(found)} of {name}{_of_all(name, len(found))}" for name, found in by_dataset.items())
     return f"Measured on {told}."
+
+
+def _of_all(name: str, n: int) -> str:
+    """How many of all categories, where that matters to a reader of the paper."""
+    known = DATASETS[PAPER_DATASET]
+    return f" ({n} of {known.full('all')} {known.members})" if name == known.name else ""
 
 
 def _machines(records: Sequence[Record]) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from padim_bench.data.mvtec import MVTEC_AD
+from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
+from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.measurements import read_measurement
@@ -150,7 +151,7 @@ def of_one_dataset(evidence: Evidence, dataset: str | None) -> Evidence:
     if dataset is not None and dataset not in there:
         raise PadimBenchError(f"--dataset {dataset}: no record is of it: choose from {', '.join(there)}")
     kept: list[Record] = []
-    for usual, scenes in (("mvtec-ad", False), ("stc", True)):
+    for usual, scenes in ((PAPER_DATASET, False), (PAPER_SCENES, True)):
         mine = [r for r in evidence.records if (r["dataset"]["kind"] == "scene") is scenes]
         names = list(dict.fromkeys(r["dataset"]["name"] for r in mine))
         chosen = dataset if dataset in names else usual if usual in names else None

@@ -13,9 +13,10 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
+from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import Record
-from padim_bench.protocols import Protocol, get_protocol, rd_mvtec_protocol
+from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.report.page import Page
 from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk
@@ -89,10 +90,8 @@ def _replicates(spec: TableSpec, model: TableModel, seeds: int) -> list[list[Wan
     n_seeds = seeds or spec.seeds
     drawn = range(n_seeds) if n_seeds and model.drawn else [model.seed]
     protocols: list[Protocol | None] = [None]
-    if spec.dataset == "stc":
-        protocols = [get_protocol("paper-stc")]
-    elif spec.versions:
-        protocols = [rd_mvtec_protocol(version) for version in range(spec.versions)]
+    if own := DATASETS["rd-mvtec" if spec.versions else spec.dataset].protocol:
+        protocols = [own(version) for version in range(spec.versions or 1)]
     return [[_of_model(model, seed, protocol) for seed in drawn] for protocol in protocols]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.data.loading import split_digest
-from padim_bench.data.mvtec import MVTEC_AD
+from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import check_writable

@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from padim_bench.data.mvtec import MVTEC_AD, list_categories, mvtec
+from padim_bench.data.datasets import DATASETS, PAPER_DATASET
+from padim_bench.data.mvtec import list_categories, mvtec
+from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.demo.images import make_demo
@@ -129,7 +131,7 @@ def reproduce(
         on_message=on_message,
     )
     wanted = {name: kind_of(name).wanted(name, seeds, brief) for name in names}
-    over_scenes = [name for name in names if specs[name].get("dataset") == "stc"]
+    over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
     units = plan(categories, over_images, settings)
     _say_what_will_be(names, wanted, categories, settings, on_message)
@@ -202,7 +204,7 @@ def _say_what_will_be(
     on_message: Callable[[str], None],
 ) -> None:
     """What may surprise of a page's dataset or protocol."""
-    if categories and categories[0].dataset != "mvtec-ad" and all(c.name in MVTEC_AD for c in categories):
+    if categories and categories[0].dataset != PAPER_DATASET and all(c.name in MVTEC_AD for c in categories):
         on_message(
             f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
             f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"

@@ -16,7 +16,8 @@ import pytest
 from support import CommandLine, assert_refused, contents, record_files, start, unescaped
 
 from padim_bench.cli import main
-from padim_bench.data.mvtec import DEMO_CATEGORIES, MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim_bench.data.datasets import DEMO_CATEGORIES
+from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.demo import images
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import check_mergeable, read_records

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label
 
-from padim_bench.data.mvtec import DEMO_CATEGORIES
+from padim_bench.data.datasets import DEMO_CATEGORIES
 from padim_bench.demo import images
 from padim_bench.demo.drawing import MIN_REGION
 from padim_bench.demo.images import MOTIFS, Picture, draw_picture, make_demo

@@ -30,7 +30,8 @@ from PIL import Image
 
 from padim_bench.data import archives
 from padim_bench.data.download import SOURCES, Source, download
-from padim_bench.data.mvtec import MVTEC_AD, Counts
+from padim_bench.data.mvtec_ad import MVTEC_AD
+from padim_bench.data.samples import Counts
 from padim_bench.errors import PadimBenchError
 
 # By its full name: in the package, ``download`` may as well be the function.

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from padim_bench import PadimBenchError, Protocol, folder, mvtec
+from padim_bench.data.datasets import official_split
 from padim_bench.data.decoding import IMAGE_FORMATS
 from padim_bench.data.listing import IMAGE_SUFFIXES
 from padim_bench.data.loading import load_category, sample_name, split_digest
-from padim_bench.data.mvtec import MVTEC_AD, list_categories, looks_normal, official_split
+from padim_bench.data.mvtec import list_categories, looks_normal
+from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.errors import DataWarning
 

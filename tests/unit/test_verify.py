@@ -17,7 +17,8 @@ from PIL import Image
 
 from padim_bench import PadimBenchError, folder, mvtec
 from padim_bench.data.loading import load_category
-from padim_bench.data.mvtec import MVTEC_AD, Counts
+from padim_bench.data.mvtec_ad import MVTEC_AD
+from padim_bench.data.samples import Counts
 from padim_bench.data.verify import CategoryReport, check_category, verify
 from padim_bench.errors import DataWarning
 from padim_bench.protocols import get_protocol
