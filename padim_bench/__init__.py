@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from padim_bench.data.mvtec import mvtec
     from padim_bench.demo.images import make_demo
     from padim_bench.errors import PadimBenchError, StrategyInvalidError
-    from padim_bench.evaluation import compute_metrics, evaluate, load_images
+    from padim_bench.evaluation import evaluate, load_images
     from padim_bench.metrics.pro import StreamingPRO, average_pro
     from padim_bench.metrics.roc import StreamingROC, detection_metrics
+    from padim_bench.metrics.summary import compute_metrics
     from padim_bench.padim.backbones import Backbone, create_backbone
     from padim_bench.padim.model import PaDiM
     from padim_bench.padim.reduction import REDUCTIONS
@@ -39,7 +40,7 @@ _HOMES = {
     "Protocol": "protocols",
     "PROTOCOLS": "protocols",
     "evaluate": "evaluation",
-    "compute_metrics": "evaluation",
+    "compute_metrics": "metrics.summary",
     "load_images": "evaluation",
     "average_pro": "metrics.pro",
     "StreamingPRO": "metrics.pro",

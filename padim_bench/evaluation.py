@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,57 +17,13 @@ from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import DataWarning, PadimBenchError
-from padim_bench.metrics._truth import as_mask
-from padim_bench.metrics.pro import StreamedPRO, StreamingPRO, average_pro
-from padim_bench.metrics.roc import StreamedValue, StreamingROC, detection_metrics
+from padim_bench.metrics.summary import Histograms, compute_metrics
 from padim_bench.protocols import Protocol, get_protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from padim_bench.padim.model import PaDiM
-
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
-
-
-def compute_metrics(
-    labels: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_] | None = None,
-    maps: Sequence[NDArray[np.float32]] | NDArray[np.float32] | None = None,
-) -> dict[str, float]:
-    """All metrics in [0, 1], NaN where undefined (paper section IV-A).
-
-    Args:
-        labels: (n,) 0 normal, 1 anomalous.
-        scores: (n,) image scores.
-        masks: n arrays (H, W) of ground truth, non-zero is anomalous; None leaves the pixel-level metrics NaN.
-        maps: n anomaly maps (H, W); sizes may differ between images.
-
-    Raises:
-        ValueError: NaN anywhere, labels other than 0 and 1, negative values in masks, or shapes that differ.
-    """
-    image = detection_metrics(labels, scores, what="image scores")
-    found = dict(zip(IMAGE_METRICS, (image.auroc, image.average_precision, image.f1_max), strict=True))
-    if masks is None or maps is None:
-        return found | dict.fromkeys(PIXEL_METRICS, float("nan"))
-    truth = as_mask(masks) if isinstance(masks, np.ndarray) else [as_mask(mask) for mask in masks]
-    pixel = detection_metrics(_pixels(truth), _pixels(maps), what="pixel scores")
-    pro = average_pro(maps, truth)
-    values = (pixel.auroc, pixel.average_precision, pixel.f1_max, pro)
-    return found | dict(zip(PIXEL_METRICS, values, strict=True))
-
-
-def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
-    return arrays.ravel() if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
-
-
-def f1_thresholds(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, float]:
-    """``image_f1_threshold``, the score at which F1 is ``image_f1_max``; empty where a class is missing."""
-    if np.unique(labels).size < 2:
-        return {}
-    return {"image_f1_threshold": detection_metrics(labels, scores, what="image scores").f1_threshold}
 
 
 def load_images(
@@ -162,16 +118,15 @@ class Maps:
 
     Args:
         protocol: at which resolution they are compared.
-        exact: hold them; else pixels are counted into histograms (:class:`StreamingROC`,
-            :class:`StreamingPRO`), which do not grow, and pixel metrics have an error bound.
+        exact: hold them; else pixels are counted into :class:`Histograms`, which do not grow, and pixel metrics have
+            an error bound.
     """
 
     def __init__(self, protocol: Protocol, *, exact: bool = True) -> None:
         self.protocol, self.exact = protocol, exact
         self.maps: list[NDArray[np.float32]] = []
         self.masks: list[NDArray[np.bool_]] = []
-        self._roc = None if exact else StreamingROC()
-        self._pro = None if exact else StreamingPRO()
+        self._histograms = None if exact else Histograms()
 
     def add(self, maps: Tensor, masks: Sequence[NDArray[np.bool_]] | None) -> None:
         """Adds maps (B, S, S) and their masks; None where the category has none, of which nothing is kept."""
@@ -180,26 +135,20 @@ class Maps:
         for one, mask in zip(maps, masks, strict=True):
             # One by one: a mask of its own size may have hundreds of times the pixels of a map.
             (score_map,) = maps_at([mask], one[None], self.protocol)
-            if self._roc is None or self._pro is None:
+            if self._histograms is None:
                 self.maps.append(score_map)
                 self.masks.append(mask)
             else:
-                self._roc.update(score_map, mask)
-                self._pro.update(score_map, mask)
+                self._histograms.update(score_map, mask)
 
     def metrics(
         self, labels: NDArray[np.int64], scores: NDArray[np.float32]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """:func:`compute_metrics` of all that was added, and the error bounds of those that are not exact."""
-        if self._roc is None or self._pro is None:
+        if self._histograms is None:
             pixels = (self.masks, self.maps) if self.masks else (None, None)
             return compute_metrics(labels, scores, *pixels), {}
-        found: dict[str, StreamedValue | StreamedPRO] = {
-            "pixel_auroc": self._roc.compute(),
-            "pixel_ap": self._roc.average_precision(),
-            "pixel_f1_max": self._roc.f1_max(),
-            "pro": self._pro.compute(),
-        }
+        found = self._histograms.metrics()
         metrics = compute_metrics(labels, scores) | {k: v.value for k, v in found.items()}
         return metrics, {k: v.error_bound for k, v in found.items()}
 

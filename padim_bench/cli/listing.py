@@ -12,7 +12,9 @@ from padim_bench.cli.parsing import Commands
 def add_to(commands: Commands) -> None:
     """Adds ``list`` to the commands."""
     parser = commands.add_parser("list", help="what there is to choose from")
-    parser.add_argument("what", choices=["backbones", "reductions", "strategies", "protocols", "tables", "datasets"])
+    parser.add_argument(
+        "what", choices=["backbones", "reductions", "strategies", "protocols", "tables", "datasets", "metrics"]
+    )
     parser.set_defaults(command=list_choices)
 
 
@@ -25,6 +27,7 @@ def list_choices(arguments: argparse.Namespace, output: Output) -> None:
         "protocols": _list_protocols,
         "tables": _list_tables,
         "datasets": _list_datasets,
+        "metrics": _list_metrics,
     }
     rows = listings[arguments.what]()
     wide = max(len(name) for name, _ in rows)
@@ -78,3 +81,13 @@ def _list_datasets() -> list[tuple[str, str]]:
     from padim_bench.data.datasets import DATASETS
 
     return [(d.name, d.summary.format(categories=", ".join(d.kinds))) for d in DATASETS.values()]
+
+
+def _list_metrics() -> list[tuple[str, str]]:
+    from padim_bench.metrics.summary import METRICS
+
+    better = {True: "higher", False: "lower"}
+    return [
+        (m.name, f"{m.title}: {m.level} level, in {m.unit}, {better[m.larger_is_better]} is better")
+        for m in METRICS.values()
+    ]

@@ -127,9 +127,9 @@ def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> No
 
 def check_models(arguments: argparse.Namespace) -> None:
     """Raises PadimBenchError for a strategy or a storage dtype that there is not."""
-    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+    from padim_bench.padim.strategies import STORAGE_DTYPES, strategy_names
 
-    check_choices("--strategy", arguments.strategy, STRATEGY_NAMES)
+    check_choices("--strategy", arguments.strategy, strategy_names())
     check_choices("--storage", arguments.storage, tuple(STORAGE_DTYPES))
 
 

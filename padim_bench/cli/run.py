@@ -105,12 +105,15 @@ def run_summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
+    from padim_bench.metrics.summary import METRICS, headline
+
+    columns = {m.name: f"{m.short or m.title:>7}" for m in headline().values()}
     weights = ", ".join(dict.fromkeys(o.record["weights"]["label"] for o in outcomes))
     protocol = outcomes[0].config.protocol.name
     output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(
-        f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {'im.AUROC':>8} {'px.AUROC':>8} {'PRO':>7} "
+        f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {' '.join(columns.values())} "
         f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
     )
     for outcome in outcomes:
@@ -119,9 +122,10 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
         if record["status"] != "ok":
             output.text(f"{start} INVALID (no numbers): see the record")
             continue
-        shown = [record["metrics"][k] for k in ("image_auroc", "pixel_auroc", "pro")]
+        found = {name: record["metrics"].get(name) for name in columns}
         values = "".join(
-            f" {'-' if v is None else f'{100 * v:.2f}':>{w}}" for v, w in zip(shown, (8, 8, 7), strict=True)
+            f" {'-' if v is None else f'{METRICS[name].shown(v):.2f}':>{len(columns[name])}}"
+            for name, v in found.items()
         )
         output.text(
             f"{start}{values} {record['timings_s']['fit']:7.2f} {record['state_bytes'] / 1e6:9.1f} "

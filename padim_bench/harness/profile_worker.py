@@ -24,7 +24,7 @@ from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import StrategyInvalidError
-from padim_bench.evaluation import compute_metrics, maps_at
+from padim_bench.evaluation import maps_at
 from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.fresh import answer
@@ -33,6 +33,7 @@ from padim_bench.harness.records import Record
 from padim_bench.harness.runner import fit_moments
 from padim_bench.harness.timing import describe
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding

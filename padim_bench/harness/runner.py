@@ -20,7 +20,7 @@ from padim_bench.data.loading import sample_name, split_digest
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.evaluation import Maps, f1_thresholds
+from padim_bench.evaluation import Maps
 from padim_bench.files import check_writable
 from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
 from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
@@ -33,6 +33,7 @@ from padim_bench.harness.sealed import SCHEMA_VERSION
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.metrics.summary import f1_thresholds
 from padim_bench.padim.backbones import CPU_BATCH_SIZE
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians

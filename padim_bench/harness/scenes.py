@@ -18,7 +18,6 @@ from torch import Tensor
 from padim_bench.data.datasets import DATASETS
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.evaluation import compute_metrics
 from padim_bench.files import check_writable
 from padim_bench.harness.budget import HISTOGRAM_BYTES, cached_backbone, told
 from padim_bench.harness.config import RunConfig
@@ -36,6 +35,7 @@ from padim_bench.harness.runner import (
 )
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.roc import StreamingROC
+from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians

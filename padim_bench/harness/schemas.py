@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, PlainValidator, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from padim_bench.metrics.summary import METRICS, Metric
 from padim_bench.reading import in_one_line
 
-# Rounding may take a ratio of sums a little past its ends.
-_Unit = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+_ROUNDING = 1e-9  # may take a ratio of sums so little past its ends
 # Of a metric from histograms; undefined where the metric is.
 _Bound = Annotated[float, Field(ge=0, le=1e12)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -29,14 +29,22 @@ _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class Metrics(TypedDict):
-    image_auroc: _Unit | None
-    image_ap: _Unit | None
-    image_f1_max: _Unit | None
-    pixel_auroc: _Unit | None
-    pixel_ap: _Unit | None
-    pixel_f1_max: _Unit | None
-    pro: _Unit | None
+def _check_metrics(values: Any) -> Any:
+    """Each known metric within its range, or null where it is undefined."""
+    _metrics_model(tuple(METRICS.values())).model_validate(values, strict=True)
+    return values
+
+
+@cache
+def _metrics_model(metrics: tuple[Metric, ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for m in metrics:
+        within = Annotated[float, Field(ge=m.low - _ROUNDING, le=m.high + _ROUNDING)] | None
+        fields[m.name] = (within, ...) if m.required else (within, None)
+    return create_model("Metrics", **fields)
+
+
+Metrics = Annotated[dict[str, float | None], PlainValidator(_check_metrics)]
 
 
 _Versions = TypedDict("_Versions", {"padim-bench": _Text, "torch": _Text, "timm": _Text})

@@ -21,7 +21,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
-from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES, working_dtype
+from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names, working_dtype
 from padim_bench.padim.weights import check_safetensors
 from padim_bench.protocols import Protocol
 from padim_bench.reading import in_one_line, strict_json, why
@@ -209,7 +209,7 @@ def _checked(text: str) -> About:
         raise ValueError(str(error)) from None
     weights = about["weights"]
     for name, holds in {
-        "strategy": about["strategy"] in STRATEGY_NAMES,
+        "strategy": about["strategy"] in strategy_names(),
         "strategy_used": about["strategy_used"] in STRATEGIES and about["strategy"] in {"auto", about["strategy_used"]},
         "dtype": about["dtype"] in STORAGE_DTYPES,
         "reduction": about["reduction"] in REDUCTIONS,

@@ -119,7 +119,7 @@ def fit_gaussians(
     Args:
         moments: of at least 2 images.
         epsilon: added to the diagonal (equation 1).
-        strategy: a name in ``STRATEGY_NAMES``.
+        strategy: a name in ``strategy_names()``.
         storage: a name in ``STORAGE_DTYPES``.
         consume: free the moments on the way; they cannot be used again.
         on_positions: told after each tile how many positions it had.

@@ -18,7 +18,7 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.projection import ChannelMoments, principal_components
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, check_reduction, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
-from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGY_NAMES
+from padim_bench.padim.strategies import STORAGE_DTYPES, strategy_names
 from padim_bench.protocols import Protocol, get_protocol
 
 DEFAULT_MEMORY_LIMIT = 2 << 30
@@ -78,7 +78,7 @@ class PaDiM:
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         reduction: str = "random",
     ) -> None:
-        _check_choice("strategy", strategy, STRATEGY_NAMES)
+        _check_choice("strategy", strategy, strategy_names())
         _check_choice("dtype", dtype, tuple(STORAGE_DTYPES))
         _check_choice("compute_dtype", compute_dtype, tuple(COMPUTE_DTYPES))
         self.protocol = get_protocol(protocol)

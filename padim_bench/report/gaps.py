@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from padim_bench.data.datasets import PAPER_DATASET
+from padim_bench.metrics.summary import METRICS
 from padim_bench.report.page import NONE, Grid, Page, Section, number
-from padim_bench.report.spec import read_paper, specs_folder
+from padim_bench.report.spec import metric_titles, read_paper, specs_folder
 from padim_bench.report.tables import Record, shared_facts, title_warnings
 
 # Titles of protocols and their names in records, in order.
@@ -92,11 +93,11 @@ class _Report:
     def values(self, title: str, protocol: str, metric: str) -> dict[str, float]:
         """Percent by category, of valid runs."""
         return {
-            r["dataset"]["category"]: 100 * value
+            r["dataset"]["category"]: METRICS[metric].shown(value)
             for r in self.runs.get(title, ())
             if r["config"]["protocol"]["name"] == protocol
             and r["metrics"]
-            and (value := r["metrics"][metric]) is not None
+            and (value := r["metrics"].get(metric)) is not None
         }
 
     def published(self, model: Mapping[str, Any]) -> None:
@@ -106,8 +107,7 @@ class _Report:
         with (folder / self.spec["reproductions_csv"]).open(encoding="utf-8", newline="") as file:
             theirs = {(r["id"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
         names = {r["id"]: r["title"] for r in self.spec["reproductions"]}
-        for metric in self.spec["metrics"]:
-            key = metric["key"]
+        for key, called in metric_titles(self.spec).items():
             columns: dict[str, dict[str, float]] = {}
             if self.real:
                 columns["paper"] = {
@@ -128,7 +128,7 @@ class _Report:
             if shared:
                 means = [_shown(n, fmean(found[c] for c in shared), 2) for n, found in columns.items()]
                 rows.append([f"mean of {', '.join(shared)}", *means])
-            section = f"{title}, {metric['title']}: published and ours"
+            section = f"{title}, {called}: published and ours"
             self.sections.append((section, Grid(["Category", *columns], rows, frozenset({len(self.categories)}))))
             for name, found in columns.items():
                 for category in self.categories:
@@ -136,8 +136,8 @@ class _Report:
 
     def ablation(self, title: str, heading: str, steps: Steps, *, cumulative: bool) -> None:
         """Values of each step, and the change: from the step before, or from the first."""
-        for metric in self.spec["metrics"]:
-            key, rows = metric["key"], []
+        for key, called in metric_titles(self.spec).items():
+            rows: list[list[str]] = []
             moved: dict[str, float] = {}
             before: dict[str, float] = {}
             by_step = [self.values(title, protocol, key) for _, protocol in steps]
@@ -158,7 +158,7 @@ class _Report:
             if not cumulative and moved:
                 most = sorted(moved.items(), key=lambda item: -abs(item[1]))[:N_NAMED]
                 self.notes.append(
-                    f"{metric['title']}: the choices that move the mean of {', '.join(shared)} most, each alone: "
+                    f"{called}: the choices that move the mean of {', '.join(shared)} most, each alone: "
                     + ", ".join(f"{step} ({change:+.2f})" for step, change in most)
                     + f"; {sum(abs(change) < SLIGHT for change in moved.values())} of {len(moved)} move it by less "
                     f"than {SLIGHT} points."
@@ -166,12 +166,12 @@ class _Report:
             if any(cell != NONE for row in rows for cell in row[1:]):
                 what = "change from the row above" if cumulative else "change from the first row"
                 header = ["Protocol", *self.categories, "mean"]
-                self.sections.append((f"{heading}: {metric['title']} ({what})", Grid(header, rows)))
+                self.sections.append((f"{heading}: {called} ({what})", Grid(header, rows)))
 
     def variants(self, title: str, names: Mapping[str, str]) -> None:
         """Our exact PRO and the deviating definitions, on the same maps."""
         found = {
-            r["dataset"]["category"]: (100 * r["metrics"]["pro"], r["extra"]["pro_variants"])
+            r["dataset"]["category"]: (METRICS["pro"].shown(r["metrics"]["pro"]), r["extra"]["pro_variants"])
             for r in self.runs[title]
             if (r["extra"] or {}).get("pro_variants") and r["metrics"]["pro"] is not None
         }
@@ -182,7 +182,7 @@ class _Report:
         for key, name in names.items():
             row = [name]
             for category, (exact, others) in found.items():
-                value = None if others.get(key) is None else 100 * others[key]
+                value = None if others.get(key) is None else METRICS["pro"].shown(others[key])
                 change = None if value is None else value - exact
                 row.append(number(value) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
                 self.line("PRO variants", title, "pro", name, category, value, change)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from padim_bench.metrics.summary import METRICS
 from padim_bench.report.figures import COLOURS, plain
 from padim_bench.report.profiles import (
     MEASURED,
-    METRICS,
     accuracy_key,
     best,
     machines,
@@ -71,7 +71,11 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
     models = list(dict.fromkeys(model_title(r) for _, r in drawn))
     strategies = list(dict.fromkeys(r["config"]["strategy"] for _, r in drawn))
     gpu = "peak_cuda_bytes" in drawn[0][1]["memory"]
-    titles = (f"{METRICS[key]}, %", "latency at batch 1, ms", f"peak {'CUDA' if gpu else 'resident'} memory, MB")
+    titles = (
+        f"{METRICS[key].title}, {METRICS[key].unit}",
+        "latency at batch 1, ms",
+        f"peak {'CUDA' if gpu else 'resident'} memory, MB",
+    )
 
     measured = all(math.isfinite(value) for p in points.values() for value in p)
     pairs = ((1, 0), (2, 0), (2, 1)) if measured else ((1, 0),)

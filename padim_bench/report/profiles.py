@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from padim_bench.metrics.summary import METRICS, headline
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.tables import Record, title_warnings
 from padim_bench.report.timing import coverage, figure3, machine
 
 NAME = "profiles"
-METRICS = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise", "total")
 SCORE_STAGES = ("backbone", "embed", "distance", "map", "total")
 PERCENTILES = ("p50", "p90", "p99")
@@ -53,7 +53,7 @@ def measures(record: Record, key: str) -> tuple[float, float, float]:
     """
     peak = peak_bytes(record)
     megabytes = math.inf if peak is None else peak / 1e6
-    return round(100 * record["metrics"][key], 2), 1e3 * latency(record)["total"]["p50"], megabytes
+    return round(METRICS[key].shown(record["metrics"][key]), 2), 1e3 * latency(record)["total"]["p50"], megabytes
 
 
 def peak_bytes(record: Record) -> int | None:
@@ -138,7 +138,7 @@ def _scoring(record: Record, size: int) -> Record | None:
 
 def _summary_grid(records: Sequence[Record]) -> Grid:
     sizes, front = _batch_sizes(records), best(records)
-    header = [*NAMED, *(f"{title}, %" for title in METRICS.values()), "Latency, ms"]
+    header = [*NAMED, *(f"{m.title}, {m.unit}" for m in headline().values()), "Latency, ms"]
     header += [*(f"Images/s at {n}" for n in sizes), "Fit, s", "Peak, MB", "State, MB", "Max. error", "Median error"]
     of_machine = {i: name for name, group in machines(records).items() for i, _ in group}
     several = len(machines(records)) > 1
@@ -150,11 +150,12 @@ def _summary_grid(records: Sequence[Record]) -> Grid:
             blank = [NONE] * (len(header) - len(NAMED) - len(place) - 1)
             rows.append([*_named(i, r), *blank, *place, r["status"].upper()])
             continue
-        metrics = [NONE if r["metrics"][k] is None else f"{100 * r['metrics'][k]:.2f}" for k in METRICS]
+        found = {m: r["metrics"].get(m.name) for m in headline().values()}
+        metrics = [NONE if value is None else f"{m.shown(value):.2f}" for m, value in found.items()]
         rates = [NONE if (one := _scoring(r, n)) is None else figure3(one["images_per_s"]) for n in sizes]
         costs = [figure3(r["fit_s"]["total"]), _peak(r), figure3(r["state_bytes"], 1e-6)]
-        found = [r["accuracy"][k] for k in ("largest_error", "median_error")]
-        errors = [NONE if error is None else f"{error:.1e}" for error in found]
+        off = [r["accuracy"][k] for k in ("largest_error", "median_error")]
+        errors = [NONE if error is None else f"{error:.1e}" for error in off]
         ends = ["yes" if i in front else "", *([of_machine[i]] if several else []), r["status"]]
         rows.append([*_named(i, r), *metrics, figure3(latency(r)["total"]["p50"], 1e3), *rates, *costs, *errors, *ends])
     return Grid(header, rows, _rules(records))
@@ -248,8 +249,8 @@ def _captions(records: Sequence[Record]) -> list[str]:
         ]
     if key is not None and valid:
         lines.append(
-            f"Front: no other configuration of the same machine is at least as good in {METRICS[key]} (to 0.01 "
-            "points), latency and peak, and better in one. Timings of one run on a machine with other load decide "
+            f"Front: no other configuration of the same machine is at least as good in {METRICS[key].title} (to "
+            "0.01 points), latency and peak, and better in one. Timings of one run on a machine with other load decide "
             "close calls by chance."
         )
     for i, r in numbered(records):
@@ -302,8 +303,8 @@ def _csv(records: Sequence[Record]) -> str:
 
 def _numbers(r: Record) -> Iterator[tuple[str, str, str, str, str]]:
     """Quantity, batch size, statistic, value and unit."""
-    for key in METRICS:
-        if r["metrics"][key] is not None:
+    for key in headline():
+        if r["metrics"].get(key) is not None:
             yield f"metric: {key}", "", "", f"{r['metrics'][key]:.6f}", ""
     for key in ("largest_error", "median_error"):
         yield "relative error of the squared distance", "", key.partition("_")[0], f"{r['accuracy'][key]:.3e}", ""

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from padim_bench.data.datasets import DATASETS
+from padim_bench.metrics.summary import METRICS
 from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import Claim, Printed
 from padim_bench.report.tables import GROUPS, Cell, Table
@@ -186,7 +187,9 @@ def caption(table: Table) -> list[str]:
     spec = table.spec
     full = max((c.full for c in table.cells if c.row == "all"), default=0)
     members = DATASETS[spec.dataset].members
-    lines = [f"Percent. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
+    units = dict.fromkeys(METRICS[m.key].unit for m in spec.metrics)
+    told = "Percent" if list(units) == ["%"] else "; ".join(f"{m.title} in {METRICS[m.key].unit}" for m in spec.metrics)
+    lines = [f"{told}. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)
         judged = judged_cells(table)
@@ -254,7 +257,8 @@ def _judged(table: Table, claim: Claim) -> str:
     if len(found) < len(cells) or len({c.present for c, _ in found}) > 1:
         return ""
     (better, ours), *others = found
-    gap = ours - max(value for _, value in others)
+    sign = 1 if METRICS[claim.metric].larger_is_better else -1
+    gap = sign * ours - max(sign * value for _, value in others)
     holds = "holds" if gap > 0 else "does not hold"
     title = next(m.title for m in table.spec.metrics if m.key == claim.metric)
     return f"Claim: {claim.text}: {holds} here ({title}, {better.present} of {better.full}: {gap:+.2f} points)."

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.data.datasets import PAPER_DATASET
+from padim_bench.metrics.summary import METRICS
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
-from padim_bench.report.spec import read_paper, specs_folder
+from padim_bench.report.spec import metric_titles, read_paper, specs_folder
 from padim_bench.report.tables import Record, shared_facts, title_warnings
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ def seeds_frame(runs: Mapping[str, Sequence[Record]], metrics: Sequence[str]) ->
             "category": r["dataset"]["category"],
             "metric": metric,
             "seed": r["config"]["seed"],
-            "value": 100 * r["metrics"][metric],
+            "value": METRICS[metric].shown(r["metrics"][metric]),
             "record": r["id"][:12],
         }
         for method, records in runs.items()
         for r in records
         for metric in metrics
-        if r["metrics"] and r["metrics"][metric] is not None
+        if r["metrics"] and r["metrics"].get(metric) is not None
     ]
     return pd.DataFrame(rows, columns=["method", "category", "metric", "seed", "value", "record"])
 
@@ -56,7 +57,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) ->
         spec: ``reproduce/seeds.toml``.
         runs: per method, the records of all its seeds and categories.
     """
-    metrics = {m["key"]: m["title"] for m in spec["metrics"]}
+    metrics = metric_titles(spec)
     frame = seeds_frame(runs, list(metrics))
     records = [r for of_method in runs.values() for r in of_method]
     printed = paper_values(spec, frame, records[0]["dataset"]["name"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from padim_bench.data.datasets import PAPER_DATASET
+from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.errors import PadimBenchError
+from padim_bench.metrics.summary import METRICS
 from padim_bench.padim.reduction import REDUCTIONS
 
 REPORTS = ("seeds", "gaps")
@@ -18,11 +20,14 @@ STRATEGIES_TABLE = "strategies"  # made only when named
 
 @dataclass(frozen=True)
 class TableMetric:
-    """A metric of a table; ``tolerance`` in percentage points decides the verdict."""
+    """A metric of a table, a name in ``METRICS``; ``tolerance`` in points, as shown, decides the verdict."""
 
     key: str
-    title: str
     tolerance: float
+
+    @property
+    def title(self) -> str:
+        return METRICS[self.key].title
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,19 @@ def load_toml(name: str) -> dict[str, Any]:
         known = sorted(p.stem for p in specs_folder().glob("*.toml"))
         raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join(known)}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        if unknown := [m["key"] for m in raw.get("metrics", ()) if m["key"] not in METRICS]:
+            raise ValueError(f"metric {unknown[0]!r} is none of {', '.join(METRICS)}")
+        if (dataset := raw.get("dataset", PAPER_DATASET)) not in DATASETS:
+            raise ValueError(f"dataset {dataset!r} is none of {', '.join(DATASETS)}")
+        return raw
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _invalid(path, error) from error
+
+
+def metric_titles(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of a spec by name, and what they are called."""
+    return {m["key"]: METRICS[m["key"]].title for m in spec["metrics"]}
 
 
 def load_spec(name: str) -> TableSpec:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from padim_bench.metrics.summary import headline
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.spec import load_toml
 from padim_bench.report.tables import shared_facts, title_warnings
@@ -13,7 +14,6 @@ from padim_bench.report.tables import shared_facts, title_warnings
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
 # What the others are compared with: exact, and in the widest storage.
 REFERENCE = ("cholesky", "float64")
 
@@ -30,6 +30,7 @@ def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    shown = headline()
     rows = pd.DataFrame(
         {
             "strategy": r["config"]["strategy"],
@@ -38,15 +39,18 @@ def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "valid": r["status"] == "ok",
             "state_mb": (r["state_bytes"] or float("nan")) / 1e6,
             "residual": float("nan") if r["residual"] is None else r["residual"],
-            **{m: 100 * v if (v := (r["metrics"] or {}).get(m)) is not None else float("nan") for m in METRICS},
+            **{
+                name: metric.shown(v) if (v := (r["metrics"] or {}).get(name)) is not None else float("nan")
+                for name, metric in shown.items()
+            },
         }
         for r in records
     )
     reference = rows[(rows.strategy == REFERENCE[0]) & (rows.dtype == REFERENCE[1])].set_index("category")
-    changes = rows[list(METRICS)] - reference.loc[rows.category, list(METRICS)].to_numpy()
+    changes = rows[list(shown)] - reference.loc[rows.category, list(shown)].to_numpy()
     rows["difference"] = changes.abs().max(axis=1)
     grouped = rows.groupby(["strategy", "dtype"], sort=False)
-    frame = grouped[["state_mb", "residual", "difference"]].max().join(grouped[list(METRICS)].mean())
+    frame = grouped[["state_mb", "residual", "difference"]].max().join(grouped[list(shown)].mean())
     # A mean over the categories that happened to be right would flatter a strategy that is sometimes wrong.
     frame.loc[~grouped.valid.all()] = float("nan")
     return frame.reset_index()
@@ -67,8 +71,8 @@ def strategies_page(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> 
     ]
     frame["provenance"] = " ".join(captions[1:])
     frame["records"] = " ".join(r["id"][:12] for r in records)
-    styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(METRICS, ".3f")}
-    header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *METRICS.values()]
+    styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(headline(), ".3f")}
+    header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *(metric.title for metric in headline().values())]
     rows = []
     for row in frame.to_dict("records"):
         if math.isnan(row["state_mb"]):

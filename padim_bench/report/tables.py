@@ -10,6 +10,7 @@ from typing import Any
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
+from padim_bench.metrics.summary import METRICS
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
 
@@ -19,7 +20,6 @@ Replicates = Sequence[Sequence[Record]]
 # A value in percent and the ids of the records behind it.
 Value = tuple[float, tuple[str, ...]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
-_PIXEL_METRICS = {"pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pixel_f1_max": "pixel F1-max", "pro": "PRO"}
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,11 @@ def _model_cells(
         printed = {}  # the paper's numbers are of that dataset alone
     found: dict[str, list[Value]] = {}
     for record in (r for records in replicates for r in records):
-        value = record["metrics"][metric.key] if record["status"] == "ok" else None
+        value = record["metrics"].get(metric.key) if record["status"] == "ok" else None
         if value is not None:
-            found.setdefault(record["dataset"]["category"], []).append((100 * value, (record["id"],)))
+            found.setdefault(record["dataset"]["category"], []).append(
+                (METRICS[metric.key].shown(value), (record["id"],))
+            )
     # A mean over the replicates that happened to be valid would flatter the rest.
     ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
     if spec.versions and len(replicates) > spec.versions:
@@ -288,9 +290,9 @@ def _approximate(records: Sequence[Record]) -> list[str]:
     found = [(r, bounds) for r in records if (bounds := (r.get("extra") or {}).get("error_bounds"))]
     if not found:
         return []
-    known = [(name, bound) for _, bounds in found for name, bound in bounds.items() if bound is not None]
+    known = [(n, bound) for _, bounds in found for n, bound in bounds.items() if bound is not None and n in METRICS]
     largest = {name: max(b for n, b in known if n == name) for name, _ in known}
-    told = [f"{_PIXEL_METRICS.get(name, name)} {_rounded_up(100 * bound)}" for name, bound in largest.items()]
+    told = [f"{METRICS[name].phrase} {_rounded_up(METRICS[name].shown(bound))}" for name, bound in largest.items()]
     whose = "all" if len(found) == len(records) else distinct([r["dataset"]["category"] for r, _ in found])
     where = f", within these points of the exact values: {', '.join(told)}" if told else ""
     return [f"pixel metrics of {whose} from histograms{where}"]

@@ -21,7 +21,7 @@ from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.demo import images
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.records import check_mergeable, read_records
-from padim_bench.padim.strategies import STRATEGY_NAMES
+from padim_bench.padim.strategies import strategy_names
 from padim_bench.protocols import PROTOCOLS
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, specs_folder
@@ -337,7 +337,7 @@ def test_with_data_untrained_weights_are_never_chosen_for_the_user(
     ("what", "names"),
     [
         ("backbones", ("resnet18.tv_in1k", "wide_resnet50_2.tv_in1k", "tf_efficientnet_b5.", "tf_efficientnet_b4.")),
-        ("strategies", STRATEGY_NAMES),
+        ("strategies", strategy_names()),
         ("protocols", tuple(PROTOCOLS)),
         ("tables", ("table1", "table8", "seeds", "gaps", "strategies")),
         ("datasets", ("mvtec-ad", "demo", "folder", *MVTEC_TEXTURES, *MVTEC_OBJECTS)),

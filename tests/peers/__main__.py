@@ -46,10 +46,12 @@ def _names(text: str) -> list[str]:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    from padim_bench.padim.strategies import STRATEGY_NAMES
+    from padim_bench.padim.strategies import strategy_names
 
-    if unknown := [s for s in asked.strategies if s not in STRATEGY_NAMES] or ([] if asked.strategies else ["nothing"]):
-        raise PadimBenchError(f"--strategies {unknown[0]}: choose from {', '.join(STRATEGY_NAMES)}")
+    if unknown := [s for s in asked.strategies if s not in strategy_names()] or (
+        [] if asked.strategies else ["nothing"]
+    ):
+        raise PadimBenchError(f"--strategies {unknown[0]}: choose from {', '.join(strategy_names())}")
     rows = all_rows(asked.strategies, quick=asked.quick)
     if asked.only is not None:
         if unknown := [o for o in asked.only if not any(row.name.startswith(o) for row in rows)] or (

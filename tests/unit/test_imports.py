@@ -80,7 +80,7 @@ def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_a
     assert outside("data", "errors", "progress", "protocols") == []
 
 
-REGISTRIES = ("data.datasets", "padim.paper", "padim.reduction")  # what things are called
+REGISTRIES = ("data.datasets", "metrics.summary", "padim.paper", "padim.reduction")  # what things are called
 
 
 def test_reports_need_nothing_else_of_the_package_but_errors_what_can_be_printed_and_what_things_are_called() -> None:

@@ -27,7 +27,7 @@ from padim_bench.harness.records import check_mergeable
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, STRATEGY_NAMES
+from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names
 from padim_bench.report.memory import load_memory_spec, matches, memory_page
 from padim_bench.report.page import NONE
 
@@ -68,7 +68,7 @@ def test_a_figure_fits_at_the_precision_printed(value: float, printed: str, fits
 
 
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+@pytest.mark.parametrize("strategy", strategy_names())
 @pytest.mark.parametrize(("n", "d"), [(5, 12), (30, 12), (9, 40)])
 def test_state_bytes_are_those_of_a_real_fit(strategy: str, dtype: str, n: int, d: int) -> None:
     embedding = PatchEmbedding((d,), ((4, 6),), tuple(range(d)))

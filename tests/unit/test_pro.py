@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from padim_bench.evaluation import compute_metrics
 from padim_bench.metrics.pro import FPR_LIMIT, StreamingPRO, average_pro
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.metrics.summary import compute_metrics
 
 Maps = NDArray[np.floating]
 Masks = NDArray[np.bool_]

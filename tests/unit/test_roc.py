@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from padim_bench.evaluation import compute_metrics, f1_thresholds
 from padim_bench.metrics.roc import DetectionMetrics, StreamingROC, detection_metrics
+from padim_bench.metrics.summary import compute_metrics, f1_thresholds
 
 labels_and_levels = st.lists(
     st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40

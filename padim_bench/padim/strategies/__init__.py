@@ -15,13 +15,17 @@ from padim_bench.padim.strategies.base import PositionChunk, State, Strategy, wo
 _MODULES = (explicit, explicit_lu, cholesky, whitening, woodbury, dual, diagonal)
 
 STRATEGIES: dict[str, Strategy] = {m.STRATEGY.name: m.STRATEGY for m in _MODULES}
-STRATEGY_NAMES = (*STRATEGIES, "auto")
 STORAGE_DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+
+
+def strategy_names() -> tuple[str, ...]:
+    """What ``PaDiM(strategy=...)`` takes: those of the registry, and "auto"."""
+    return (*STRATEGIES, "auto")
 
 
 def get_strategy(name: str, n_images: int, n_features: int) -> Strategy:
@@ -33,17 +37,17 @@ def get_strategy(name: str, n_images: int, n_features: int) -> Strategy:
         candidates = [s for s in STRATEGIES.values() if s.exact and s.automatic]
         return min(candidates, key=lambda s: s.n_values(n_images, n_features))
     if name not in STRATEGIES:
-        raise PadimBenchError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGY_NAMES)}")
+        raise PadimBenchError(f"unknown strategy {name!r}: choose one of {', '.join(strategy_names())}")
     return STRATEGIES[name]
 
 
 __all__ = [
     "STORAGE_DTYPES",
     "STRATEGIES",
-    "STRATEGY_NAMES",
     "PositionChunk",
     "State",
     "Strategy",
     "get_strategy",
+    "strategy_names",
     "working_dtype",
 ]
