@@ -7,7 +7,8 @@ map; of any other it is tried where its output changes with a patch of the image
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -120,13 +121,20 @@ def _outputs(
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
-    try:
+    with _hooked(model, modules, keep):
         _run(arch, model, images)
+    return found
+
+
+@contextmanager
+def _hooked(model: nn.Module, names: Iterable[str], hook: Callable[[str], Any]) -> Iterator[None]:
+    """Modules of these names have the hook that ``hook`` makes for each, and have it no more afterwards."""
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def _run(arch: str, model: nn.Module, images: Tensor) -> None:
@@ -351,12 +359,8 @@ def _outputs_and_written(
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in modules]
-    try:
+    with _hooked(model, modules, note):
         found = _outputs(arch, model, modules, images, modules)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found, {name for name, parts in given.items() if any(part._version != before for part, before in parts)}
 
 
@@ -546,12 +550,8 @@ def _givers(arch: str, model: nn.Module, maps: Sequence[Tensor], images: Tensor)
 
         return hook
 
-    handles = [module.register_forward_hook(compare(name)) for name, module in model.named_modules() if name]
-    try:
+    with _hooked(model, [name for name, _ in model.named_modules() if name], compare):
         _run(arch, model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
