@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from padim_bench.harness.config import RunConfig
-from padim_bench.harness.measurements import measurement_id
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.protocols import get_protocol
+from padim_bench.records.config import RunConfig
+from padim_bench.records.measurements import measurement_id
 
 METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
 WEIGHTS = {

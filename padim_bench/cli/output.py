@@ -42,7 +42,7 @@ class Output:
 
     def document(self, value: dict[str, Any]) -> None:
         """JSON in UTF-8, whatever the locale; an undecodable byte of a path is an escape, as ``\\udcff``."""
-        from padim_bench.harness.records import to_json
+        from padim_bench.records.files import to_json
 
         if self._real is not None:
             self._streams.write_document((to_json(value) + "\n").encode("utf-8", "backslashreplace"), self._real)

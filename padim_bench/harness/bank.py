@@ -33,7 +33,6 @@ from padim_bench.harness.budget import (
     key,
     members,
 )
-from padim_bench.harness.config import RunConfig
 from padim_bench.harness.features import Features, extract
 from padim_bench.harness.torch_settings import stopwatch
 from padim_bench.padim.backbones import Backbone
@@ -45,6 +44,7 @@ from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.sharing import NEVER
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
+from padim_bench.records.config import RunConfig
 
 if TYPE_CHECKING:
     from padim_bench.harness.runner import Unit

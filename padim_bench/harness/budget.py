@@ -22,7 +22,6 @@ from torch import Tensor
 from padim_bench.data.loading import mask_pixels
 from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
-from padim_bench.harness.config import RunConfig
 from padim_bench.harness.features import union_of_channels
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
@@ -31,6 +30,7 @@ from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.padim.weights import Weights
+from padim_bench.records.config import RunConfig
 
 if TYPE_CHECKING:
     from padim_bench.harness.runner import Unit

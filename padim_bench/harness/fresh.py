@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.records import Record, to_json
 from padim_bench.padim.weights import Weights
+from padim_bench.records.files import Record, to_json
 
 
 def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeout_s: float) -> Record:

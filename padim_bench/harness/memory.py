@@ -12,8 +12,8 @@ from typing import Any
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.environment import PeakMemory, environment
 from padim_bench.harness.fresh import answer, in_fresh_process
-from padim_bench.harness.records import Record
-from padim_bench.harness.sealed import SCHEMA_VERSION
+from padim_bench.records.files import Record
+from padim_bench.records.sealed import SCHEMA_VERSION
 
 N_SCORED = 16
 
@@ -240,11 +240,11 @@ def _measure(asked: dict[str, Any]) -> Record:
     from padim_bench.data.loading import sample_name, split_digest
     from padim_bench.data.mvtec import mvtec
     from padim_bench.data.transforms import read_image
-    from padim_bench.harness.config import RunConfig, normalised
     from padim_bench.harness.timing import describe
     from padim_bench.padim.backbones import create_backbone
     from padim_bench.padim.model import PaDiM
     from padim_bench.protocols import get_protocol
+    from padim_bench.records.config import RunConfig, normalised
 
     memory = PeakMemory()
     torch.set_num_threads(asked["threads"])

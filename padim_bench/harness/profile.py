@@ -15,11 +15,8 @@ from padim_bench.data.loading import split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import check_writable
-from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import environment
 from padim_bench.harness.fresh import in_fresh_process, named_again
-from padim_bench.harness.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
-from padim_bench.harness.records import Record, without_paths
 from padim_bench.harness.runner import Interrupted
 from padim_bench.harness.timing import describe
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
@@ -28,6 +25,9 @@ from padim_bench.padim.reduction import WHOLE
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import get_protocol
+from padim_bench.records.config import RunConfig
+from padim_bench.records.files import Record, without_paths
+from padim_bench.records.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
 # more (DESIGN's tolerances, which the tests on real features hold every exact strategy to).

@@ -25,11 +25,9 @@ from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import StrategyInvalidError
 from padim_bench.evaluation import maps_at
-from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.fresh import answer
 from padim_bench.harness.profile import GATES, VOID, ProfileModel, ProfileSettings, profile_config, verdict
-from padim_bench.harness.records import Record
 from padim_bench.harness.runner import fit_moments
 from padim_bench.harness.timing import describe
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
@@ -44,6 +42,8 @@ from padim_bench.padim.reduction import reduced_embedding
 from padim_bench.padim.strategies.base import PositionChunk
 from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import resolve_weights
+from padim_bench.records.config import RunConfig
+from padim_bench.records.files import Record
 
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise")
 SCORE_STAGES = ("backbone", "embed", "distance", "map")

@@ -24,12 +24,9 @@ from padim_bench.evaluation import Maps
 from padim_bench.files import check_writable
 from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
 from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
-from padim_bench.harness.config import FUSIONS, RunConfig, normalised
 from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import done_elsewhere
 from padim_bench.harness.features import Features
-from padim_bench.harness.records import Record, as_read, read_records, write_record
-from padim_bench.harness.sealed import SCHEMA_VERSION
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
@@ -44,6 +41,9 @@ from padim_bench.padim.reduction import REDUCTIONS, check_reduction
 from padim_bench.padim.weights import Weights
 from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
+from padim_bench.records.config import FUSIONS, RunConfig, normalised
+from padim_bench.records.files import Record, as_read, read_records, write_record
+from padim_bench.records.sealed import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.files import check_writable
 from padim_bench.harness.budget import HISTOGRAM_BYTES, cached_backbone, told
-from padim_bench.harness.config import RunConfig
 from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.records import Record, as_read, read_records, write_record
 from padim_bench.harness.runner import (
     Interrupted,
     ModelSpec,
@@ -44,6 +42,8 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.progress import Progress
+from padim_bench.records.config import RunConfig
+from padim_bench.records.files import Record, as_read, read_records, write_record
 
 
 def run_scenes(

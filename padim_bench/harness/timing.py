@@ -16,12 +16,8 @@ from padim_bench.data.loading import sample_name, split_digest
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.config import RunConfig, normalised
 from padim_bench.harness.environment import environment
-from padim_bench.harness.measurements import measurement_id
 from padim_bench.harness.memory import state_bytes
-from padim_bench.harness.records import Record, as_read
-from padim_bench.harness.sealed import SCHEMA_VERSION
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
@@ -32,6 +28,10 @@ from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol, get_protocol
+from padim_bench.records.config import RunConfig, normalised
+from padim_bench.records.files import Record, as_read
+from padim_bench.records.measurements import measurement_id
+from padim_bench.records.sealed import SCHEMA_VERSION
 
 INFERENCE_STAGES = ("read", "backbone", "distance", "map")
 TRAINING_STAGES = ("read", "backbone", "fit")

@@ -11,11 +11,11 @@ from typing import Any
 from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.config import RunConfig, normalised
-from padim_bench.harness.measurements import read_measurement
-from padim_bench.harness.records import Record, check_mergeable, json_files, read_records
 from padim_bench.padim.paper import paper_layer_names
 from padim_bench.protocols import Protocol
+from padim_bench.records.config import RunConfig, normalised
+from padim_bench.records.files import Record, check_mergeable, json_files, read_records
+from padim_bench.records.measurements import read_measurement
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.records import Record
 from padim_bench.protocols import Protocol, get_protocol
+from padim_bench.records.files import Record
 from padim_bench.report.page import Page
 from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk

@@ -14,18 +14,18 @@ from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import check_writable
 from padim_bench.harness.fresh import named_again
-from padim_bench.harness.measurements import (
+from padim_bench.harness.memory import compute_sizes, measure_peak
+from padim_bench.harness.timing import measure_timing
+from padim_bench.padim.strategies import STRATEGIES
+from padim_bench.padim.weights import resolve_weights, split_name
+from padim_bench.progress import Progress
+from padim_bench.records.files import Record
+from padim_bench.records.measurements import (
     keep_measurement,
     measurement_path,
     read_measurement,
     sizes_path,
 )
-from padim_bench.harness.memory import compute_sizes, measure_peak
-from padim_bench.harness.records import Record
-from padim_bench.harness.timing import measure_timing
-from padim_bench.padim.strategies import STRATEGIES
-from padim_bench.padim.weights import resolve_weights, split_name
-from padim_bench.progress import Progress
 from padim_bench.report.timing import load_measured_spec
 from padim_bench.reproduction.kinds import asked_sizes
 from padim_bench.reproduction.weights import FoundWeights

@@ -15,12 +15,12 @@ from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.demo.images import make_demo
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.measurements import check_measurements
-from padim_bench.harness.records import check_mergeable
 from padim_bench.harness.runner import ModelSpec, Outcome, Settings, plan, run
 from padim_bench.harness.scenes import run_scenes
 from padim_bench.padim.paper import weight_files
 from padim_bench.protocols import get_protocol
+from padim_bench.records.files import check_mergeable
+from padim_bench.records.measurements import check_measurements
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import load_toml

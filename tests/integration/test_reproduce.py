@@ -20,9 +20,9 @@ from padim_bench.data.datasets import DEMO_CATEGORIES
 from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.demo import images
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.records import check_mergeable, read_records
 from padim_bench.padim.strategies import strategy_names
 from padim_bench.protocols import PROTOCOLS
+from padim_bench.records.files import check_mergeable, read_records
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, specs_folder
 from padim_bench.report.tables import build_table

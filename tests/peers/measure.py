@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from padim_bench import apart
-from padim_bench.harness.records import without_paths
+from padim_bench.records.files import without_paths
 from tests.peers.rows import Contender, Row
 from tests.peers.worker import BEGINS, ENDS, MARK
 

@@ -162,7 +162,7 @@ def _about(task: Any, value: Any, options: dict[str, Any], given: Any, job: dict
 
 def told(error: BaseException) -> str:
     """One line without the paths of this machine."""
-    from padim_bench.harness.records import without_paths
+    from padim_bench.records.files import without_paths
 
     line = (str(error).strip().splitlines() or [""])[0]
     return without_paths(f"{type(error).__name__}: {line}")[:300]

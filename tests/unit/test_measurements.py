@@ -12,14 +12,14 @@ import pytest
 from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
-from padim_bench.harness.measurements import (
+from padim_bench.records.files import as_read, to_json
+from padim_bench.records.measurements import (
     check_measurements,
     keep_measurement,
     measurement_path,
     read_measurement,
 )
-from padim_bench.harness.records import as_read, to_json
-from padim_bench.harness.sealed import sealed
+from padim_bench.records.sealed import sealed
 from padim_bench.report.memory import load_memory_spec, memory_page
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import profiles_page

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.measurements import keep_measurement, read_measurement
 from padim_bench.harness.memory import (
     analytic_bytes,
     analytic_figures,
@@ -23,11 +22,12 @@ from padim_bench.harness.memory import (
     state_bytes,
     stored_states,
 )
-from padim_bench.harness.records import check_mergeable
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names
+from padim_bench.records.files import check_mergeable
+from padim_bench.records.measurements import keep_measurement, read_measurement
 from padim_bench.report.memory import load_memory_spec, matches, memory_page
 from padim_bench.report.page import NONE
 

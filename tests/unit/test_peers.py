@@ -15,10 +15,10 @@ import timm
 import torch
 from spoil import edited, flipped, outcomes, ruined, spoilt
 
-from padim_bench.harness.records import to_json
-from padim_bench.harness.sealed import sealed
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
+from padim_bench.records.files import to_json
+from padim_bench.records.sealed import sealed
 from tests.peers import __main__ as peers
 from tests.peers import fit, inputs, reference, report, scripts, theirs, worker
 from tests.peers.measure import _judge, _judge_by_values, _side, measure

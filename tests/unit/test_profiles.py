@@ -23,9 +23,7 @@ from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness import profile as asking
-from padim_bench.harness.config import read_config
 from padim_bench.harness.fresh import in_fresh_process
-from padim_bench.harness.measurements import measurement_id, read_measurement
 from padim_bench.harness.profile import (
     GATES,
     ProfileModel,
@@ -42,7 +40,6 @@ from padim_bench.harness.profile_worker import (
     TimedMoments,
     measure,
 )
-from padim_bench.harness.records import as_read, check_mergeable
 from padim_bench.harness.runner import Interrupted
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
@@ -50,6 +47,9 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
 from padim_bench.padim.tiling import Tiling
 from padim_bench.padim.weights import Weights, resolve_weights
+from padim_bench.records.config import read_config
+from padim_bench.records.files import as_read, check_mergeable
+from padim_bench.records.measurements import measurement_id, read_measurement
 from padim_bench.report.figures import render
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import accuracy_key, best, pareto_front, profiles_page

@@ -12,8 +12,8 @@ import pytest
 from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
-from padim_bench.harness.measurements import check_measurements
-from padim_bench.harness.records import (
+from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.records.files import (
     as_read,
     check_mergeable,
     read_record,
@@ -22,8 +22,8 @@ from padim_bench.harness.records import (
     to_json,
     write_record,
 )
-from padim_bench.harness.sealed import sealed
-from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.records.measurements import check_measurements
+from padim_bench.records.sealed import sealed
 from padim_bench.report.gaps import gaps_page
 from padim_bench.report.render import table_page
 from padim_bench.report.seeds import seeds_page

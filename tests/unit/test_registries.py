@@ -9,9 +9,9 @@ import pytest
 
 from padim_bench import PadimBenchError
 from padim_bench.data.datasets import DATASETS
-from padim_bench.harness.records import read_records, to_json, write_record
-from padim_bench.harness.sealed import sealed
 from padim_bench.metrics.summary import METRICS, Histograms, Metric, compute_metrics
+from padim_bench.records.files import read_records, to_json, write_record
+from padim_bench.records.sealed import sealed
 from tests.drawn_records import run_config, run_record
 
 

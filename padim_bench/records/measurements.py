@@ -10,12 +10,12 @@ from typing import Any
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import shortened
-from padim_bench.harness.config import RunConfig, read_config
 from padim_bench.harness.environment import environment
-from padim_bench.harness.records import Record, as_read, check_same, json_files, mend, other_schema, to_json
-from padim_bench.harness.schemas import check_measurement
-from padim_bench.harness.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
 from padim_bench.reading import why
+from padim_bench.records.config import RunConfig, read_config
+from padim_bench.records.files import Record, as_read, check_same, json_files, mend, other_schema, to_json
+from padim_bench.records.schemas import check_measurement
+from padim_bench.records.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
 
 
 def measurement_path(folder: Path, name: str, asked: Mapping[str, Any]) -> Path:
