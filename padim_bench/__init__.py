@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.strategies import STRATEGIES
     from padim_bench.protocols import PROTOCOLS, Protocol
+    from padim_bench.records.frame import load_results
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _HOMES = {
     "StreamingPRO": "metrics.pro",
     "StreamingROC": "metrics.roc",
     "detection_metrics": "metrics.roc",
+    "load_results": "records.frame",
     "mvtec": "data.mvtec",
     "folder": "data.folder",
     "make_demo": "demo.images",
@@ -71,6 +73,7 @@ __all__ = [
     "evaluate",
     "folder",
     "load_images",
+    "load_results",
     "make_demo",
     "mvtec",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.metrics.summary import METRICS
+from padim_bench.records.frame import values
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
@@ -20,21 +21,11 @@ def seeds_frame(runs: Mapping[str, Sequence[Record]], metrics: Sequence[str]) ->
     """One row per valid run and metric: method, category, metric, seed, value in percent, record."""
     import pandas as pd
 
-    rows = [
-        {
-            "method": method,
-            "category": r["dataset"]["category"],
-            "metric": metric,
-            "seed": r["config"]["seed"],
-            "value": METRICS[metric].shown(r["metrics"][metric]),
-            "record": r["id"][:12],
-        }
-        for method, records in runs.items()
-        for r in records
-        for metric in metrics
-        if r["metrics"] and r["metrics"].get(metric) is not None
-    ]
-    return pd.DataFrame(rows, columns=["method", "category", "metric", "seed", "value", "record"])
+    frame = pd.concat([values(records).assign(method=method) for method, records in runs.items()], ignore_index=True)
+    frame = frame[frame.metric.isin(list(metrics)) & frame.value.notna()].reset_index(drop=True)
+    frame["value"] = [METRICS[metric].shown(value) for metric, value in zip(frame.metric, frame.value, strict=True)]
+    frame["record"] = frame.record.str[:12]
+    return frame[["method", "category", "metric", "seed", "value", "record"]]
 
 
 def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> dict[tuple[str, str], float]:

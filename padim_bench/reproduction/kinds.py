@@ -17,10 +17,11 @@ from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.files import Record
+from padim_bench.records.merged import Evidence, category_order
 from padim_bench.report.page import Page
 from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk
-from padim_bench.reproduction.evidence import Evidence, Runs, Wanted, category_order
+from padim_bench.reproduction.wanted import Runs, Wanted
 
 # Runs by the title of the row or column that they are of.
 WantedRuns = dict[str, list[Wanted]]

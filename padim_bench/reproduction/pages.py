@@ -9,11 +9,11 @@ from pathlib import Path
 from padim_bench.errors import PadimBenchError
 from padim_bench.files import write_bytes, write_text
 from padim_bench.protocols import get_protocol
+from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
 from padim_bench.report.index import index_page
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import REPORTS, STRATEGIES_TABLE, table_names
-from padim_bench.reproduction.evidence import Evidence, of_one_dataset, read_evidence
 from padim_bench.reproduction.kinds import PROFILES, Choice, kind_of
 
 
@@ -93,7 +93,7 @@ def tables(
         out: gets ``tables/``, ``figures/`` and ``README.md``.
         choice: how pages are made.
         names: from :func:`page_names`; none for all that the evidence makes, and then the index too.
-        dataset: see :func:`~padim_bench.reproduction.evidence.of_one_dataset`.
+        dataset: see :func:`~padim_bench.records.merged.of_one_dataset`.
 
     Raises:
         PadimBenchError: as ``read_evidence`` and ``of_one_dataset`` do, for an unknown name, or one of which

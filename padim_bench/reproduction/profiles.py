@@ -11,8 +11,8 @@ from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
 from padim_bench.protocols import get_protocol
+from padim_bench.records.merged import read_evidence
 from padim_bench.report.page import Page
-from padim_bench.reproduction.evidence import read_evidence
 from padim_bench.reproduction.kinds import PROFILES, Choice
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
 

@@ -21,13 +21,14 @@ from padim_bench.padim.paper import weight_files
 from padim_bench.protocols import get_protocol
 from padim_bench.records.files import check_mergeable
 from padim_bench.records.measurements import check_measurements
+from padim_bench.records.merged import Evidence
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import load_toml
-from padim_bench.reproduction.evidence import Evidence, Wanted
 from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
 from padim_bench.reproduction.measured import Measuring
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
+from padim_bench.reproduction.wanted import Wanted
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
 
 REAL_THING = (

@@ -83,8 +83,13 @@ def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_a
 REGISTRIES = ("data.datasets", "metrics.summary", "padim.paper", "padim.reduction")  # what things are called
 
 
-def test_reports_need_nothing_else_of_the_package_but_errors_what_can_be_printed_and_what_things_are_called() -> None:
-    assert outside("report", "errors", "console", *REGISTRIES) == []
+def test_reports_need_nothing_but_errors_records_what_can_be_printed_and_what_things_are_called() -> None:
+    assert outside("report", "errors", "console", "records", *REGISTRIES) == []
+
+
+def test_records_know_nothing_of_what_makes_them_or_is_made_of_them() -> None:
+    above = [f"padim_bench.{name}" for name in ("report", "reproduction", "cli")]
+    assert [(f, n) for f, n in imports_of("records") if any(within(n, m) for m in above)] == []
 
 
 def test_asking_what_things_are_called_loads_no_network_library() -> None:

@@ -1,40 +1,16 @@
-"""What results folders hold: records of runs, measurements and profiles, merged, and found by what they are of."""
+"""What results folders hold together: records of runs, measurements and profiles, merged, of one dataset."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.errors import PadimBenchError
-from padim_bench.padim.paper import paper_layer_names
-from padim_bench.protocols import Protocol
-from padim_bench.records.config import RunConfig, normalised
 from padim_bench.records.files import Record, check_mergeable, json_files, read_records
 from padim_bench.records.measurements import read_measurement
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A run that a page is made from: over any category, with whatever weights its architecture has.
-
-    ``protocol`` None is the one asked for; ``layers`` is "paper", or names joined by "+".
-    """
-
-    arch: str
-    layers: str = "paper"
-    n_features: int | None = 100
-    seed: int = 0
-    strategy: str = "cholesky"
-    dtype: str = "float32"
-    reduction: str = "random"
-    fusion: str = "concatenate"
-    protocol: Protocol | None = None
-    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,61 +53,6 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
         named = ", ".join(map(str, folders))
         raise PadimBenchError(f"no records, measurements or profiles in {named}: padim-bench reproduce makes them")
     return evidence, lines
-
-
-class Runs:
-    """Records by what they are of, for pages that know what they want."""
-
-    def __init__(self, records: Iterable[Record], protocol: Protocol, backbone_dtype: str) -> None:
-        self.protocol = protocol
-        self._by_key: dict[str, list[Record]] = {}
-        self._channels: dict[tuple[str, tuple[str, ...]], int] = {}
-        for record in records:
-            config = record["config"]
-            if config["backbone_dtype"] != backbone_dtype or config["compute_dtype"] != "float64":
-                continue
-            self._channels[config["backbone"], tuple(config["layers"])] = record["embedding"]["n_channels"]
-            self._by_key.setdefault(_key(config), []).append(record)
-
-    def of(self, wanted: Wanted) -> list[Record]:
-        """One record a category, in the dataset's order; without ``extras`` those that have none come first.
-
-        Where one differs from another only in threads, device, batch size or frames left out, that of the most
-        frames and threads is taken, whatever came out of it.
-        """
-        layers = paper_layer_names(wanted.arch) if wanted.layers == "paper" else tuple(wanted.layers.split("+"))
-        protocol = wanted.protocol or self.protocol
-        config = RunConfig(
-            dataset="",
-            category="",
-            backbone=wanted.arch,
-            weights="",
-            layers=layers,
-            n_features=wanted.n_features,
-            seed=wanted.seed,
-            strategy=wanted.strategy,
-            dtype=wanted.dtype,
-            protocol=protocol,
-            reduction=wanted.reduction,
-            fusion=wanted.fusion,
-        )
-        config = normalised(config, self._channels.get((wanted.arch, layers), 0))
-        found: dict[str, Record] = {}
-        for record in sorted(self._by_key.get(_key(config.to_dict()), ()), key=_rank):
-            if set(wanted.extras) <= set(record["config"]["extras"]):
-                found.setdefault(record["dataset"]["category"], record)
-        return sorted(found.values(), key=category_order)
-
-
-def _rank(record: Record) -> tuple[Any, ...]:
-    config = record["config"]
-    return config["every"], config["device"], -config["threads"], -config["batch_size"], len(config["extras"])
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    names = ("backbone", "layers", "n_features", "seed", "strategy", "dtype", "reduction", "fusion")
-    protocol = {k: v for k, v in config["protocol"].items() if k != "source" and v is not None}
-    return json.dumps([*(config[name] for name in names), protocol], sort_keys=True)
 
 
 def category_order(record: Record) -> tuple[bool, int, str]:

@@ -1,0 +1,61 @@
+"""All values of all runs as one flat frame, a line for every run and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from padim_bench.records.config import read_config
+from padim_bench.records.files import Record
+from padim_bench.records.merged import read_evidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "dataset", "category", "model", "metric", "seed", "protocol", "strategy", "storage", "value", "status", "record",
+    "machine",
+)  # fmt: skip
+
+
+def load_results(*folders: str | Path) -> pd.DataFrame:
+    """The values of all runs in results folders, merged: a line for every run and metric.
+
+    Args:
+        folders: each with ``records/``, as ``padim-bench run`` and ``reproduce`` leave them. Of a run that several
+            have, the first folder's record is taken.
+
+    Returns:
+        Columns dataset, category, model (as the paper names it), metric, seed (of the reduction), protocol,
+        strategy, storage, value (in [0, 1]; NaN where it is undefined, and of runs that are invalid), status ("ok" or
+        "invalid"), record (its id) and machine (GPU or processor, and threads).
+
+    Raises:
+        PadimBenchError: for a folder that is not there, has nothing, or a record that is not whole and sound.
+    """
+    evidence, _ = read_evidence([Path(folder) for folder in folders])
+    return values(evidence.records)
+
+
+def values(records: Iterable[Record]) -> pd.DataFrame:
+    """The frame of :func:`load_results` of some records, in their order."""
+    import pandas as pd
+
+    from padim_bench.metrics.summary import METRICS
+
+    rows = []
+    for record in records:
+        config, _ = read_config(record["config"])
+        found = record["environment"]
+        machine = f"{found.get('gpu') or found['cpu']}, {config.threads} thread{'s' if config.threads > 1 else ''}"
+        for metric in record["metrics"] or METRICS:
+            value = (record["metrics"] or {}).get(metric)
+            rows.append(
+                (
+                    *(config.dataset, config.category, config.model_name, metric, config.seed, config.protocol.name),
+                    *(config.strategy, config.dtype, float("nan") if value is None else value),
+                    *(record["status"], record["id"], machine),
+                )
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,0 +1,88 @@
+"""The runs that a page wants, and how they are found among the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from padim_bench.padim.paper import paper_layer_names
+from padim_bench.protocols import Protocol
+from padim_bench.records.config import RunConfig, normalised
+from padim_bench.records.files import Record
+from padim_bench.records.merged import category_order
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that a page is made from: over any category, with whatever weights its architecture has.
+
+    ``protocol`` None is the one asked for; ``layers`` is "paper", or names joined by "+".
+    """
+
+    arch: str
+    layers: str = "paper"
+    n_features: int | None = 100
+    seed: int = 0
+    strategy: str = "cholesky"
+    dtype: str = "float32"
+    reduction: str = "random"
+    fusion: str = "concatenate"
+    protocol: Protocol | None = None
+    extras: tuple[str, ...] = ()
+
+
+class Runs:
+    """Records by what they are of, for pages that know what they want."""
+
+    def __init__(self, records: Iterable[Record], protocol: Protocol, backbone_dtype: str) -> None:
+        self.protocol = protocol
+        self._by_key: dict[str, list[Record]] = {}
+        self._channels: dict[tuple[str, tuple[str, ...]], int] = {}
+        for record in records:
+            config = record["config"]
+            if config["backbone_dtype"] != backbone_dtype or config["compute_dtype"] != "float64":
+                continue
+            self._channels[config["backbone"], tuple(config["layers"])] = record["embedding"]["n_channels"]
+            self._by_key.setdefault(_key(config), []).append(record)
+
+    def of(self, wanted: Wanted) -> list[Record]:
+        """One record a category, in the dataset's order; without ``extras`` those that have none come first.
+
+        Where one differs from another only in threads, device, batch size or frames left out, that of the most
+        frames and threads is taken, whatever came out of it.
+        """
+        layers = paper_layer_names(wanted.arch) if wanted.layers == "paper" else tuple(wanted.layers.split("+"))
+        protocol = wanted.protocol or self.protocol
+        config = RunConfig(
+            dataset="",
+            category="",
+            backbone=wanted.arch,
+            weights="",
+            layers=layers,
+            n_features=wanted.n_features,
+            seed=wanted.seed,
+            strategy=wanted.strategy,
+            dtype=wanted.dtype,
+            protocol=protocol,
+            reduction=wanted.reduction,
+            fusion=wanted.fusion,
+        )
+        config = normalised(config, self._channels.get((wanted.arch, layers), 0))
+        found: dict[str, Record] = {}
+        for record in sorted(self._by_key.get(_key(config.to_dict()), ()), key=_rank):
+            if set(wanted.extras) <= set(record["config"]["extras"]):
+                found.setdefault(record["dataset"]["category"], record)
+        return sorted(found.values(), key=category_order)
+
+
+def _rank(record: Record) -> tuple[Any, ...]:
+    config = record["config"]
+    return config["every"], config["device"], -config["threads"], -config["batch_size"], len(config["extras"])
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    names = ("backbone", "layers", "n_features", "seed", "strategy", "dtype", "reduction", "fusion")
+    protocol = {k: v for k, v in config["protocol"].items() if k != "source" and v is not None}
+    return json.dumps([*(config[name] for name in names), protocol], sort_keys=True)
