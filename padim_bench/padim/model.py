@@ -34,7 +34,7 @@ class PaDiM:
         n_features: dimensions kept (section III-A); None keeps all.
         seed: of a random reduction.
         strategy: how the inverse covariance is held; see ``STRATEGIES``, or "auto" for the smallest exact one.
-        dtype: storage of the strategy's state: float32, float16, bfloat16 or float64.
+        storage: dtype of the strategy's state: float32 (None), float16, bfloat16 or float64.
         compute_dtype: of means, covariances and factorisations. float64 keeps ill-conditioned features
             exact in float32 storage and costs about twice the time of a fit. "dual" needs float32 alone.
         layers: "paper", a named reading, or timm module names.
@@ -51,6 +51,7 @@ class PaDiM:
             hint); of ``partial_fit``'s and of what has none no end is assumed. ``evaluate`` keeps maps within it.
         reduction: how dimensions are reduced; see ``REDUCTIONS``. "pca" learns its directions from the
             training images, so it holds their features until then, or past ``memory_limit`` reads them twice.
+        dtype: an older name of ``storage``.
 
     Example:
         >>> model = PaDiM("resnet18.tv_in1k", n_features=100, seed=0).fit(train_batches)
@@ -67,7 +68,7 @@ class PaDiM:
         n_features: int | None = 100,
         seed: int = 0,
         strategy: str = "cholesky",
-        dtype: str = "float32",
+        storage: str | None = None,
         compute_dtype: str = "float64",
         layers: str | Sequence[str] = "paper",
         weights: str | Path | None = None,
@@ -77,9 +78,13 @@ class PaDiM:
         backbone_dtype: str = "float32",
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         reduction: str = "random",
+        dtype: str | None = None,
     ) -> None:
+        if None not in {storage, dtype} and storage != dtype:
+            raise PadimBenchError(f"storage is {storage!r} and dtype, its older name, {dtype!r}: give storage alone")
+        storage = storage or dtype or "float32"
         _check_choice("strategy", strategy, strategy_names())
-        _check_choice("dtype", dtype, tuple(STORAGE_DTYPES))
+        _check_choice("storage", storage, tuple(STORAGE_DTYPES))
         _check_choice("compute_dtype", compute_dtype, tuple(COMPUTE_DTYPES))
         self.protocol = get_protocol(protocol)
         if isinstance(backbone, str):
@@ -89,7 +94,7 @@ class PaDiM:
         self.backbone = backbone.to(self.device)
         check_reduction(reduction, sum(backbone.channels), n_features, seed)
         self.n_features, self.seed, self.reduction = n_features, seed, reduction
-        self.strategy, self.dtype, self.compute_dtype = strategy, dtype, compute_dtype
+        self.strategy, self.storage, self.compute_dtype = strategy, storage, compute_dtype
         self.memory_limit = memory_limit
         self._image_size: tuple[int, int] | None = None
         self._moments: TrainingMoments | None = None
@@ -308,7 +313,7 @@ class PaDiM:
             self._moments,
             epsilon=self.protocol.epsilon,
             strategy=self.strategy,
-            storage=self.dtype,
+            storage=self.storage,
             consume=consume,
         )
 

@@ -113,7 +113,7 @@ def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, 
 def test_float16_storage_costs_no_accuracy(real_data: Path, real_weights: Path) -> None:
     bottle = mvtec(real_data, "bottle")
     backbone = create_backbone("resnet18", real_weights)
-    model = PaDiM(backbone, n_features=100, seed=1024, strategy="whitening", dtype="float16")
+    model = PaDiM(backbone, n_features=100, seed=1024, strategy="whitening", storage="float16")
     found = evaluate(model.fit(load_images(bottle.train)), bottle)
     for key, expected in zip(("image_auroc", "pixel_auroc", "pro"), EXPECTED["bottle"], strict=True):
         assert 100 * found[key] == pytest.approx(expected, abs=0.05)

@@ -123,12 +123,12 @@ def test_partial_fits_and_merged_models_score_as_one_fit(backbone: torch.nn.Modu
         torch.testing.assert_close(left.score(TEST)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual", "diagonal", "auto"])
 def test_a_loaded_model_scores_bit_identically(
-    backbone: torch.nn.Module, tmp_path: Path, strategy: str, dtype: str
+    backbone: torch.nn.Module, tmp_path: Path, strategy: str, storage: str
 ) -> None:
-    model = small(backbone, strategy=strategy, dtype=dtype).fit(TRAIN)
+    model = small(backbone, strategy=strategy, storage=storage).fit(TRAIN)
     model.save(tmp_path / "model.safetensors")
     loaded = PaDiM.load(tmp_path / "model.safetensors")
     for ours, theirs in zip(loaded.score(TEST), model.score(TEST), strict=True):
@@ -186,7 +186,7 @@ def test_what_cannot_be_done_says_why(backbone: torch.nn.Module) -> None:
         model.merge(small(backbone).partial_fit(TRAIN))
     with pytest.raises(PadimBenchError, match="cannot be merged"):
         small(backbone).partial_fit(TRAIN).merge(small(backbone, seed=4).partial_fit(TRAIN))
-    for option in ({"strategy": "lu"}, {"dtype": "int8"}, {"compute_dtype": "float16"}, {"protocol": "none"}):
+    for option in ({"strategy": "lu"}, {"storage": "int8"}, {"compute_dtype": "float16"}, {"protocol": "none"}):
         with pytest.raises(PadimBenchError, match="choose one of"):
             small(backbone, **option)
 
@@ -223,6 +223,14 @@ def test_half_a_fit_is_none(backbone: torch.nn.Module) -> None:
         model.fit(broken())
     with pytest.raises(PadimBenchError, match="not fitted"):
         model.score(TEST)
+
+
+def test_dtype_is_an_older_name_of_storage(backbone: torch.nn.Module) -> None:
+    assert small(backbone).storage == "float32"
+    assert small(backbone, dtype="float16").storage == small(backbone, storage="float16").storage == "float16"
+    assert small(backbone, storage="float16", dtype="float16").storage == "float16"
+    with pytest.raises(PadimBenchError, match="give storage alone"):
+        small(backbone, storage="float16", dtype="float32")
 
 
 def test_models_of_other_layers_or_dtype_are_not_merged_and_one_with_itself_is_twice(

@@ -34,7 +34,7 @@ def backbone() -> torch.nn.Module:
 def fitted(backbone: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of few channels, by a strategy whose state has tensors of two dtypes."""
     path = tmp_path_factory.mktemp("fitted") / "model.safetensors"
-    PaDiM(backbone, n_features=6, seed=3, strategy="woodbury", dtype="float16").fit(TRAIN).save(path)
+    PaDiM(backbone, n_features=6, seed=3, strategy="woodbury", storage="float16").fit(TRAIN).save(path)
     return path
 
 
