@@ -50,6 +50,15 @@ def test_the_result_tables_and_figures_are_the_committed_ones() -> None:
     assert all((ROOT / figure).is_file() for figure in figures)
 
 
+def test_what_the_map_names_is_there() -> None:
+    where = README.partition("## Where things are")[2].partition("\n## ")[0]
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    named = [name for name in re.findall(r"`([\w/]+/)`", where) if name not in {"unit/", "integration/"}]
+    assert len(named) > 8
+    for name in [*links, *named]:
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+
+
 def test_commands_named_in_the_readme_parse() -> None:
     commands = re.findall(r"^padim-bench (.*?)(?:\s+#.*)?$", "\n".join(blocks("sh")).replace("\\\n", " "), re.MULTILINE)
     assert len(commands) >= 6
