@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from padim_bench.data.datasets import DATASETS
     from padim_bench.data.folder import folder
     from padim_bench.data.mvtec import mvtec
     from padim_bench.demo.images import make_demo
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from padim_bench.evaluation import evaluate, load_images
     from padim_bench.metrics.pro import StreamingPRO, average_pro
     from padim_bench.metrics.roc import StreamingROC, detection_metrics
-    from padim_bench.metrics.summary import compute_metrics
+    from padim_bench.metrics.summary import METRICS, compute_metrics
     from padim_bench.padim.backbones import Backbone, create_backbone
     from padim_bench.padim.model import PaDiM
+    from padim_bench.padim.paper import PAPER_BACKBONES
     from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.strategies import STRATEGIES
     from padim_bench.protocols import PROTOCOLS, Protocol
@@ -38,6 +40,9 @@ _HOMES = {
     "create_backbone": "padim.backbones",
     "STRATEGIES": "padim.strategies",
     "REDUCTIONS": "padim.reduction",
+    "PAPER_BACKBONES": "padim.paper",
+    "DATASETS": "data.datasets",
+    "METRICS": "metrics.summary",
     "Protocol": "protocols",
     "PROTOCOLS": "protocols",
     "evaluate": "evaluation",
@@ -56,6 +61,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "DATASETS",
+    "METRICS",
+    "PAPER_BACKBONES",
     "PROTOCOLS",
     "REDUCTIONS",
     "STRATEGIES",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from support import CommandLine
 
-from padim_bench import REDUCTIONS, STRATEGIES, PadimBenchError
-from padim_bench.data.datasets import DATASETS, mvtec_layout
+from padim_bench import DATASETS, METRICS, PAPER_BACKBONES, REDUCTIONS, STRATEGIES, PadimBenchError
+from padim_bench.data.datasets import mvtec_layout
 from padim_bench.data.samples import Dataset
-from padim_bench.metrics.summary import METRICS, Evidence, Metric
-from padim_bench.padim.paper import PAPER_BACKBONES, PaperBackbone
+from padim_bench.metrics.summary import Evidence, Metric
+from padim_bench.padim.paper import PaperBackbone
 from padim_bench.padim.reduction import Reduction
 from padim_bench.report import spec
 
