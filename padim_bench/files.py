@@ -126,7 +126,9 @@ def _own_name() -> str:
 @cache
 def _place() -> str:
     """Where process numbers mean what they mean here: this machine since it started, this container."""
-    facts = [platform.node(), str(uuid.getnode())]
+    facts, address = [platform.node()], uuid.getnode()
+    if not address >> 40 & 1:  # where no network has an address, every process draws one, marked by this bit
+        facts.append(str(address))
     with suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     with suppress(OSError):

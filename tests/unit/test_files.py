@@ -69,6 +69,25 @@ def test_a_killed_writers_file_is_cleared_by_the_next_run_and_a_living_ones_is_n
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_of_a_machine_without_a_network_are_of_one_place(tmp_path: Path) -> None:
+    code = (
+        "import random, sys, uuid; uuid.getnode = lambda: random.getrandbits(48) | 1 << 40\n"
+        "from pathlib import Path; from padim_bench.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as path: print(path.name.split('.')[-2].split('-')[0]); path.touch()"
+    )
+    places = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "one.json")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(places) == 1
+
+
 def test_files_of_other_machines_and_older_versions_are_cleared_when_old(tmp_path: Path) -> None:
     mine = temporary_of(tmp_path / "one.json").name
     elsewhere = re.sub(r"\.[0-9a-f]{12}-", f".{'0' * 12}-", mine)
