@@ -92,7 +92,7 @@ def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[s
     """
     import torch
 
-    protocol = model.protocol
+    protocol = model.config.protocol
     reader = CategoryReader(category, protocol, threads=torch.get_num_threads())
     pixels = mask_pixels(category, protocol) if category.has_masks else 0
     maps, scores = Maps(protocol, exact=BYTES_PER_PIXEL * pixels <= model.memory_limit), []

@@ -89,6 +89,6 @@ def named_again(arch: str, weights: Weights | None) -> tuple[str | None, str]:
     """What makes ``resolve_weights`` find the same weights again: where they lie, and the backbone's name."""
     if weights is None or weights.path is None:
         return ("random" if weights is None else f"random:{weights.seed}"), arch
-    named = f"{arch}.{weights.tag}" if weights.tag else arch
+    named = weights.name
     from_hub = weights.tag is not None and weights.path.name != f"{named}.safetensors"
     return (None if from_hub else str(weights.path)), named

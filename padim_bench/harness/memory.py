@@ -283,7 +283,7 @@ def _measure(asked: dict[str, Any]) -> Record:
         weights=weights.label,
         layers=backbone.layers,
         protocol=protocol,
-        compute_dtype=model.compute_dtype,
+        compute_dtype=model.config.compute_dtype,
         **{key: asked[key] for key in ("n_features", "seed", "strategy", "dtype", "threads", "batch_size")},
     )
     config = normalised(config, sum(backbone.channels))

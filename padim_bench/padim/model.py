@@ -13,6 +13,7 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.projection import ChannelMoments, principal_components
@@ -27,6 +28,8 @@ COMPUTE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 class PaDiM:
     """Patch distribution modelling (Defard et al., arXiv:2011.08785).
+
+    ``config`` describes it whole, as pages and records do.
 
     Args:
         backbone: timm name with tag ("resnet18.tv_in1k"), or a bare name together with ``weights``,
@@ -86,15 +89,25 @@ class PaDiM:
         _check_choice("strategy", strategy, strategy_names())
         _check_choice("storage", storage, tuple(STORAGE_DTYPES))
         _check_choice("compute_dtype", compute_dtype, tuple(COMPUTE_DTYPES))
-        self.protocol = get_protocol(protocol)
+        protocol = get_protocol(protocol)
         if isinstance(backbone, str):
-            options = {"normalize": normalize, "dtype": backbone_dtype, "image_size": self.protocol.size}
+            options = {"normalize": normalize, "dtype": backbone_dtype, "image_size": protocol.size}
             backbone = create_backbone(backbone, weights, layers, **options)
         self.device = torch.device(device)
         self.backbone = backbone.to(self.device)
         check_reduction(reduction, sum(backbone.channels), n_features, seed)
-        self.n_features, self.seed, self.reduction = n_features, seed, reduction
-        self.strategy, self.storage, self.compute_dtype = strategy, storage, compute_dtype
+        self.config = PaDiMConfig(
+            backbone=backbone.weights.name,
+            layers=backbone.layers,
+            n_features=n_features,
+            reduction=reduction,
+            seed=seed,
+            strategy=strategy,
+            storage=storage,
+            compute_dtype=compute_dtype,
+            backbone_dtype=backbone.dtype,
+            protocol=protocol,
+        )
         self.memory_limit = memory_limit
         self._image_size: tuple[int, int] | None = None
         self._moments: TrainingMoments | None = None
@@ -125,7 +138,7 @@ class PaDiM:
         """
         self._moments = self._gaussians = self._image_size = None
         try:
-            if REDUCTIONS[self.reduction].learned:
+            if REDUCTIONS[self.config.reduction].learned:
                 self._fit_components(images)
             else:
                 self._learn(images, _expected_batches(images))
@@ -142,7 +155,7 @@ class PaDiM:
 
         Keeps the training moments, which ``fit`` frees. Raises as :meth:`fit` does.
         """
-        if REDUCTIONS[self.reduction].learned:
+        if REDUCTIONS[self.config.reduction].learned:
             raise PadimBenchError("principal components need all training images at once: call fit(train_images)")
         if self._moments is None and self._gaussians is not None:
             raise PadimBenchError(
@@ -192,7 +205,7 @@ class PaDiM:
             )
         selected = gaussians.embedding.select(features)
         size = (int(images.shape[2]), int(images.shape[3]))
-        return score_features([(gaussians, selected)], size, self.protocol)
+        return score_features([(gaussians, selected)], size, self.config.protocol)
 
     def save(self, path: Path | str) -> None:
         """Writes the fitted model as safetensors with JSON metadata (no pickle) and a sha256 of all of it.
@@ -235,7 +248,7 @@ class PaDiM:
     def _learned_from(self) -> tuple[object, ...]:
         """What two models must share for their moments to be of the same features."""
         backbone = self.backbone
-        return backbone.weights.sha256, backbone.layers, backbone.normalize, backbone.dtype, self.compute_dtype
+        return backbone.weights.sha256, backbone.layers, backbone.normalize, backbone.dtype, self.config.compute_dtype
 
     def _learn(self, images: Tensor | Iterable[Any], n_batches: int = NEVER) -> None:
         """Adds images to the moments."""
@@ -300,9 +313,14 @@ class PaDiM:
     ) -> TrainingMoments:
         """Moments of about ``n`` images that fold when the memory limit asks for it."""
         embedding = reduced_embedding(
-            self.backbone.channels, _grids(features), self.reduction, self.n_features, self.seed, components
+            self.backbone.channels,
+            _grids(features),
+            self.config.reduction,
+            self.config.n_features,
+            self.config.seed,
+            components,
         )
-        dtype = COMPUTE_DTYPES[self.compute_dtype]
+        dtype = COMPUTE_DTYPES[self.config.compute_dtype]
         cost = training_cost(embedding, dtype, n, batch_size)
         (room,), _ = share([cost], self.memory_limit)
         return TrainingMoments(embedding, dtype, max(cost.held, self.memory_limit) if room is None else room)
@@ -311,9 +329,9 @@ class PaDiM:
         assert self._moments is not None
         return fit_gaussians(
             self._moments,
-            epsilon=self.protocol.epsilon,
-            strategy=self.strategy,
-            storage=self.storage,
+            epsilon=self.config.protocol.epsilon,
+            strategy=self.config.strategy,
+            storage=self.config.storage,
             consume=consume,
         )
 

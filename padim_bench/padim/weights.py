@@ -51,6 +51,11 @@ class Weights:
     seed: int | None = None
     note: str = ""
 
+    @property
+    def name(self) -> str:
+        """Of the backbone with these weights: the architecture, with the tag where there is one."""
+        return f"{self.arch}.{self.tag}" if self.tag else self.arch
+
     def to_dict(self) -> dict[str, Any]:
         """For records: everything but where the file lies."""
         fields = asdict(self)

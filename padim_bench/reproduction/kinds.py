@@ -13,8 +13,9 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from padim_bench.data.datasets import DATASETS
+from padim_bench.data.datasets import DATASETS, PAPER_SCENES
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.files import Record
 from padim_bench.records.merged import Evidence, category_order
@@ -43,8 +44,10 @@ class Choice:
     seeds: int = 0
     backbone_dtype: str = "float32"
 
-    def runs(self, evidence: Evidence) -> Runs:
-        return Runs(evidence.records, self.protocol, self.backbone_dtype)
+    def wants(self, backbone: str, *, extras: tuple[str, ...] = (), **model: Any) -> Wanted:
+        """A run of ``backbone``, under this protocol unless ``model`` has one of its own."""
+        chosen: dict[str, Any] = {"protocol": self.protocol, "backbone_dtype": self.backbone_dtype} | model
+        return Wanted(PaDiMConfig(backbone, **chosen), extras)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ class Kind:
     """A kind of page.
 
     Attributes:
-        wanted: (name, seeds, brief) -> the runs that the page of that name is made from, by title; none for pages
-            of measurements. ``seeds`` 0 is what the spec says; ``brief`` asks for fewer versions, for the demo.
+        wanted: (name, choice, brief) -> the runs that the page of that name is made from, by title; none for pages
+            of measurements. Where ``choice.seeds`` is 0 the spec says how many; ``brief`` asks for fewer versions, for
+            the demo.
         page: (name, evidence, choice) -> the page, or None where the evidence does not make one.
     """
 
-    wanted: Callable[[str, int, bool], WantedRuns]
+    wanted: Callable[[str, Choice, bool], WantedRuns]
     page: Callable[[str, Evidence, Choice], Page | None]
 
 
@@ -71,54 +75,51 @@ def kind_of(name: str) -> Kind:
     return KINDS[layout]
 
 
-def _nothing(name: str, seeds: int, brief: bool) -> WantedRuns:
+def _nothing(name: str, choice: Choice, brief: bool) -> WantedRuns:
     return {}
 
 
 # Tables of cells: I to VI.
 
 
-def _table_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+def _table_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
     """Every model of a table with its replicates: versions of Rd-MVTec AD times seeds."""
     spec = load_spec(name)
     if brief:
         spec = replace(spec, versions=min(spec.versions, 2))
-    return {m.title: [w for of_version in _replicates(spec, m, seeds) for w in of_version] for m in spec.models}
+    return {m.title: [w for of_version in _replicates(spec, m, choice) for w in of_version] for m in spec.models}
 
 
-def _replicates(spec: TableSpec, model: TableModel, seeds: int) -> list[list[Wanted]]:
+def _replicates(spec: TableSpec, model: TableModel, choice: Choice) -> list[list[Wanted]]:
     """The runs of a model: a list for each version, of a run for each seed."""
-    n_seeds = seeds or spec.seeds
+    n_seeds = choice.seeds or spec.seeds
     drawn = range(n_seeds) if n_seeds and model.drawn else [model.seed]
-    protocols: list[Protocol | None] = [None]
+    protocols = [choice.protocol]
     if own := DATASETS["rd-mvtec" if spec.versions else spec.dataset].protocol:
         protocols = [own(version) for version in range(spec.versions or 1)]
-    return [[_of_model(model, seed, protocol) for seed in drawn] for protocol in protocols]
-
-
-def _of_model(model: TableModel, seed: int, protocol: Protocol | None) -> Wanted:
-    return Wanted(
+    one = choice.wants(
         model.arch,
-        model.layers,
-        model.n_features,
-        seed,
-        model.strategy,
+        layers=model.layers,
+        n_features=model.n_features,
+        strategy=model.strategy,
         reduction=model.reduction,
         fusion=model.fusion,
-        protocol=protocol,
     )
+    return [[one.vary(seed=seed, protocol=protocol) for seed in drawn] for protocol in protocols]
 
 
 def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     from padim_bench.report.render import table_page
     from padim_bench.report.tables import build_table
 
-    spec, runs = load_spec(name), choice.runs(evidence)
+    spec = load_spec(name)
+    scenes = spec.dataset == PAPER_SCENES
+    runs = Runs(r for r in evidence.records if (r["dataset"]["kind"] == "scene") is scenes)
     found: dict[str, list[list[Record]]] = {}
     versions = 0
     for model in spec.models:
         seeds = choice.seeds if model.drawn else 1
-        ones = [of_version[0] for of_version in _replicates(spec, model, 1)]
+        ones = [of_version[0] for of_version in _replicates(spec, model, replace(choice, seeds=1))]
         present = list(takewhile(lambda one: rectangle(runs, [one], seeds, model.seed), ones))  # noqa: B023
         if present and (replicates := rectangle(runs, present, seeds, model.seed)):
             found[model.title], versions = replicates, max(versions, len(present))
@@ -161,7 +162,7 @@ def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = 
 
 def _complete(runs: Runs, ones: Sequence[Wanted], seed: int) -> dict[str, list[Record]]:
     """By category, the record of each of ``ones`` with that seed, of the categories that have all of them."""
-    found = [{r["dataset"]["category"]: r for r in runs.of(replace(one, seed=seed))} for one in ones]
+    found = [{r["dataset"]["category"]: r for r in runs.of(one.vary(seed=seed))} for one in ones]
     return {
         category: [of_one[category] for of_one in found] for category in found[0] if all(category in f for f in found)
     }
@@ -170,19 +171,19 @@ def _complete(runs: Runs, ones: Sequence[Wanted], seed: int) -> dict[str, list[R
 # The seeds report.
 
 
-def _seeds_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+def _seeds_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
     spec = load_toml(name)
     return {
         m["title"]: [
-            replace(_of_seeds(spec, m), seed=seed)
-            for seed in (range(seeds or spec["seeds"]) if m.get("n_features") else [0])
+            _of_seeds(spec, m, choice).vary(seed=seed)
+            for seed in (range(choice.seeds or spec["seeds"]) if m.get("n_features") else [0])
         ]
         for m in spec["models"]
     }
 
 
-def _of_seeds(spec: Mapping[str, Any], model: Mapping[str, Any]) -> Wanted:
-    return Wanted(
+def _of_seeds(spec: Mapping[str, Any], model: Mapping[str, Any], choice: Choice) -> Wanted:
+    return choice.wants(
         spec["arch"], n_features=model.get("n_features"), strategy=spec["strategy"], reduction=model["reduction"]
     )
 
@@ -190,10 +191,10 @@ def _of_seeds(spec: Mapping[str, Any], model: Mapping[str, Any]) -> Wanted:
 def _seeds_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     from padim_bench.report.seeds import seeds_page
 
-    spec, runs = load_toml(name), choice.runs(evidence)
+    spec, runs = load_toml(name), Runs(evidence.records)
     found = {}
     for model in spec["models"]:
-        rows = rectangle(runs, [_of_seeds(spec, model)], choice.seeds if model.get("n_features") else 1)
+        rows = rectangle(runs, [_of_seeds(spec, model, choice)], choice.seeds if model.get("n_features") else 1)
         if records := [r for row in rows for r in row]:
             found[model["title"]] = records
     drawn = [r["config"]["seed"] for title, records in found.items() if title != spec["reference"] for r in records]
@@ -203,14 +204,14 @@ def _seeds_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
 # The gaps report.
 
 
-def _gaps_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+def _gaps_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
     """Presets for every model; the ablation and the PRO variants for the first."""
     spec = load_toml(name)
     wanted: WantedRuns = {}
     for i, m in enumerate(spec["models"]):
         protocols = gap_protocols(spec) if i == 0 else [get_protocol(p) for p in spec["presets"]]
         wanted[m["title"]] = [
-            Wanted(
+            choice.wants(
                 m["arch"],
                 n_features=m["n_features"],
                 seed=spec["seed"],
@@ -227,10 +228,10 @@ def _gaps_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     from padim_bench.metrics.pro_variants import PRO_VARIANTS
     from padim_bench.report.gaps import gaps_page
 
-    spec, runs = load_toml(name), choice.runs(evidence)
+    spec, runs = load_toml(name), Runs(evidence.records)
     found: dict[str, list[Record]] = {}
-    for title, wanted in _gaps_wanted(name, 0, False).items():
-        by_protocol = {w.protocol.name: runs.of(w) for w in wanted if w.protocol is not None}
+    for title, wanted in _gaps_wanted(name, choice, False).items():
+        by_protocol = {w.model.protocol.name: runs.of(w) for w in wanted}
         if all(by_protocol[preset] for preset in spec["presets"]):  # else there is nothing to walk between
             found[title] = [r for records in by_protocol.values() for r in records]
     if not found:
@@ -246,27 +247,28 @@ def _gaps_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
 # The table of strategies.
 
 
-def _strategies_wanted(name: str, seeds: int, brief: bool) -> WantedRuns:
+def _strategies_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
     from padim_bench.padim.strategies import STRATEGIES
 
     spec = load_toml(name)
-    return {spec["title"]: [_of_strategies(spec, s, dtype) for s in STRATEGIES for dtype in spec["dtypes"]]}
+    return {spec["title"]: [_of_strategies(spec, choice, s, dtype) for s in STRATEGIES for dtype in spec["dtypes"]]}
 
 
-def _of_strategies(spec: Mapping[str, Any], strategy: str, dtype: str) -> Wanted:
-    return Wanted(spec["arch"], "paper", spec["n_features"], spec["seed"], strategy, dtype)
+def _of_strategies(spec: Mapping[str, Any], choice: Choice, strategy: str, storage: str) -> Wanted:
+    shared = {"n_features": spec["n_features"], "seed": spec["seed"]}
+    return choice.wants(spec["arch"], strategy=strategy, storage=storage, **shared)
 
 
 def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     """Of every strategy on record, whether this version has it or not; the reference first, which all need."""
     from padim_bench.report.strategies import REFERENCE, strategies_page
 
-    spec, runs = load_toml(name), choice.runs(evidence)
-    if not runs.of(_of_strategies(spec, *REFERENCE)):
+    spec, runs = load_toml(name), Runs(evidence.records)
+    if not runs.of(_of_strategies(spec, choice, *REFERENCE)):
         return None
     names = {r["config"]["strategy"] for r in evidence.records} - {"auto"}
     ordered = sorted(names, key=lambda strategy: (strategy != REFERENCE[0], strategy))
-    records = [r for s in ordered for dtype in spec["dtypes"] for r in runs.of(_of_strategies(spec, s, dtype))]
+    records = [r for s in ordered for dtype in spec["dtypes"] for r in runs.of(_of_strategies(spec, choice, s, dtype))]
     return strategies_page(spec, records)
 
 

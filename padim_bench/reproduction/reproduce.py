@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.data.mvtec import list_categories, mvtec
@@ -131,11 +130,12 @@ def reproduce(
         needed=len(measured) < len(names),
         on_message=on_message,
     )
-    wanted = {name: kind_of(name).wanted(name, seeds, brief) for name in names}
+    choice = Choice(settings.protocol, seeds, settings.backbone_dtype)
+    wanted = {name: kind_of(name).wanted(name, choice, brief) for name in names}
     over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
     units = plan(categories, over_images, settings)
-    _say_what_will_be(names, wanted, categories, settings, on_message)
+    _say_what_will_be(wanted, choice, brief, categories, on_message)
     outcomes = run(
         units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
     )
@@ -159,7 +159,7 @@ def reproduce(
             failed[name] = len(measuring.failed)
 
     evidence = Evidence(tuple(o.record for o in outcomes), tuple(measurements))
-    pages = make_pages(names, evidence, Choice(settings.protocol, seeds, settings.backbone_dtype))
+    pages = make_pages(names, evidence, choice)
     absent = {name: found.absent(members(specs[name])) for name in names}
     for name in over_scenes if not scenes else ():
         absent[name] |= {m.title: NO_STC for m in members(specs[name]) if m.title not in absent[name]}
@@ -189,19 +189,31 @@ def _one_dataset(categories: Sequence[Category]) -> None:
 def _models(wanted: Iterable[WantedRuns], found: FoundWeights) -> list[ModelSpec]:
     """What is wanted with the weights that there are, each once."""
     runs = (w for by_title in wanted for ws in by_title.values() for w in ws)
-    return list(dict.fromkeys(_model(w, found) for w in runs if w.arch in found.chosen))
+    return list(dict.fromkeys(_model(w, found) for w in runs if w.model.backbone in found.chosen))
 
 
 def _model(wanted: Wanted, found: FoundWeights) -> ModelSpec:
-    chosen: dict[str, Any] = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "arch"}
-    return ModelSpec(found.chosen[wanted.arch], **chosen)
+    model = wanted.model
+    return ModelSpec(
+        found.chosen[model.backbone],
+        layers=model.layers if isinstance(model.layers, str) else "+".join(model.layers),
+        n_features=model.n_features,
+        seed=model.seed,
+        strategy=model.strategy,
+        dtype=model.storage,
+        compute_dtype=model.compute_dtype,
+        reduction=model.reduction,
+        fusion=model.fusion,
+        protocol=model.protocol,
+        extras=wanted.extras,
+    )
 
 
 def _say_what_will_be(
-    names: Sequence[str],
     wanted: dict[str, WantedRuns],
+    choice: Choice,
+    brief: bool,
     categories: Sequence[Category],
-    settings: Settings,
     on_message: Callable[[str], None],
 ) -> None:
     """What may surprise of a page's dataset or protocol."""
@@ -210,14 +222,14 @@ def _say_what_will_be(
             f"{', '.join(c.name for c in categories)}: not with MVTec AD's numbers of images, so taken for a dataset "
             f"of its own, {categories[0].dataset}, without the paper's numbers; if it is MVTec AD: --dataset mvtec-ad"
         )
-    if settings.protocol != get_protocol("paper"):
-        follow = {name for name in names if any(w.protocol is None for ws in wanted[name].values() for w in ws)}
-        if fixed := [name for name in names if name not in follow]:
+    if choice.protocol != get_protocol("paper"):
+        usual = Choice(get_protocol("paper"), choice.seeds, choice.backbone_dtype)
+        if fixed := [name for name in wanted if kind_of(name).wanted(name, usual, brief) == wanted[name]]:
             on_message(
                 f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol, --compare-at and --bits "
                 "say"
             )
-    if settings.backbone_dtype != "float32" and (timed := [n for n in names if not wanted[n]]):
+    if choice.backbone_dtype != "float32" and (timed := [name for name, runs in wanted.items() if not runs]):
         on_message(f"{', '.join(timed)}: measured with the backbone in float32, whatever --backbone-dtype says")
 
 

@@ -226,9 +226,9 @@ def test_half_a_fit_is_none(backbone: torch.nn.Module) -> None:
 
 
 def test_dtype_is_an_older_name_of_storage(backbone: torch.nn.Module) -> None:
-    assert small(backbone).storage == "float32"
-    assert small(backbone, dtype="float16").storage == small(backbone, storage="float16").storage == "float16"
-    assert small(backbone, storage="float16", dtype="float16").storage == "float16"
+    assert small(backbone).config.storage == "float32"
+    assert small(backbone, dtype="float16").config == small(backbone, storage="float16").config
+    assert small(backbone, storage="float16", dtype="float16").config.storage == "float16"
     with pytest.raises(PadimBenchError, match="give storage alone"):
         small(backbone, storage="float16", dtype="float32")
 
