@@ -107,7 +107,7 @@ def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, 
         assert "UNTRAINED RANDOM WEIGHTS" in text.splitlines()[0]
         for model in ("WR50-Rd550", "EfficientNet-B5"):
             assert model in text
-        assert "R18-Rd100: not run: not asked for" in text
+        assert "R18-Rd100: not run: no record of it here" in text
 
 
 def test_float16_storage_costs_no_accuracy(real_data: Path, real_weights: Path) -> None:
