@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from spoil import edited, flipped, outcomes, ruined
 from torch import Tensor
 
 from padim_bench import PaDiM, PadimBenchError, create_backbone
 from padim_bench.padim.files import digest
+from tests.spoil import edited, flipped, outcomes, ruined
 
 TRAIN, TEST = (
     torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)) for n in (5, 2)

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small_moments import covariances, features, moments_of
 
 from padim_bench import PadimBenchError
 from padim_bench.padim import equations
@@ -17,6 +16,7 @@ from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import reduced_embedding
 from padim_bench.padim.tiling import Tiling
+from tests.padim.small_moments import covariances, features, moments_of
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])

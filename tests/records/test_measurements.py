@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
 from padim_bench.records.files import as_read, to_json
@@ -25,6 +24,7 @@ from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import profiles_page
 from padim_bench.report.timing import growth_figure, load_timing_spec, timing_page
 from tests.drawn_records import memory, profile, run_config, timing
+from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
 DRAWN = {"timing": timing, "memory": memory, "profile": profile}
 

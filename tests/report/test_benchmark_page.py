@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spoil import edited, outcomes, ruined, spoilt
 
 from padim_bench.report.benchmarks import page, published, write_page
+from tests.spoil import edited, outcomes, ruined, spoilt
 
 HOST, BRANCH, PROJECT = "some-host.example", "secret-branch", "secret-project"
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
@@ -24,6 +23,7 @@ from tests.peers import fit, inputs, reference, report, scripts, theirs, worker
 from tests.peers.measure import _judge, _judge_by_values, _side, measure
 from tests.peers.rows import STRATEGIES, Contender, Row, all_rows
 from tests.peers.worker import once, told
+from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
 N, D, GRID = 7, 5, 3
 

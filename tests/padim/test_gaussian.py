@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_moments import EMBEDDING, features, moments_of
 from torch import Tensor
 
 from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
@@ -14,6 +13,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.tiling import MEASURED, Tiling
+from tests.padim.small_moments import EMBEDDING, features, moments_of
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])

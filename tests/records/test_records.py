@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spoil import edited, flipped, outcomes, ruined, spoilt
 
 from padim_bench import PadimBenchError
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
@@ -31,6 +30,7 @@ from padim_bench.report.spec import load_spec, load_toml
 from padim_bench.report.strategies import load_strategies_spec, strategies_page
 from padim_bench.report.tables import build_table
 from tests.drawn_records import run_config, run_record
+from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 
