@@ -189,7 +189,7 @@ def check_mergeable(records: Iterable[Record]) -> None:
     Raises PadimBenchError if a category comes from differing splits, a model from differing weights,
     or records from differing major versions of this package.
     """
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    seen: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
         split = (record["dataset"]["name"], record["dataset"]["category"])
         facts = {
@@ -198,9 +198,22 @@ def check_mergeable(records: Iterable[Record]) -> None:
             ("major version", "padim-bench"): record["environment"]["versions"]["padim-bench"].split(".")[0],
         }
         for key, value in facts.items():
-            first = seen.setdefault(key, (value, record["id"]))
+            first = seen.setdefault(key, (value, record))
             if first[0] != value:
+                names = [record_path(Path(), one).name for one in (first[1], record)]
+                what = [_what(key[0], one) for one in (first[1], record)]
                 raise PadimBenchError(
-                    f"records {first[1][:12]} and {record['id'][:12]} have differing {key[0]} of {key[1]}: "
-                    "keep them in separate --results folders"
+                    f"records {' and '.join(names)} have differing {key[0]} of {key[1]} ({' / '.join(what)}): keep "
+                    "them in separate --results folders, and make their pages apart"
                 )
+
+
+def _what(fact: str, record: Record) -> str:
+    """What one can see of the fact in which two records differ."""
+    dataset = record["dataset"]
+    if fact == "split":
+        masks = "masks" if dataset["has_masks"] else "no masks"
+        return f"{dataset['n_train']} + {dataset['n_test']} images, {masks}, {dataset['split_digest'][:12]}"
+    if fact == "weights":
+        return str(record["weights"]["label"])
+    return str(record["environment"]["versions"]["padim-bench"])

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim_bench.records.config import read_config
-from padim_bench.records.files import Record
+from padim_bench.records.files import Record, check_mergeable
 from padim_bench.records.merged import read_evidence
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "dataset", "category", "model", "metric", "seed", "protocol", "strategy", "storage", "value", "status", "record",
-    "machine",
+    "dataset", "category", "model", "weights", "metric", "seed", "protocol", "strategy", "storage", "value", "status",
+    "extras", "record", "machine",
 )  # fmt: skip
 
 
@@ -27,14 +27,18 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
             have, the first folder's record is taken.
 
     Returns:
-        Columns dataset, category, model (as the paper names it), metric, seed (of the reduction), protocol,
-        strategy, storage, value (in [0, 1]; NaN where it is undefined, and of runs that are invalid), status ("ok" or
-        "invalid"), record (its id) and machine (GPU or processor, and threads).
+        Columns dataset, category, model (as the paper would name it), weights (their label), metric, seed (of the
+        reduction), protocol, strategy, storage, value (a fraction, or in the metric's own unit; NaN where it is
+        undefined, and of runs that are invalid), status ("ok" or "invalid"), extras (what else was measured, joined by
+        commas: a run with "pro_variants" may stand beside the same without), record (its id) and machine (GPU or
+        processor, and threads).
 
     Raises:
-        PadimBenchError: for a folder that is not there, has nothing, or a record that is not whole and sound.
+        PadimBenchError: for a folder that is not there, has nothing, or a record that is not whole and sound, and where
+            records differ in a category's split, a network's weights or the major version, as pages refuse it too.
     """
     evidence, _ = read_evidence([Path(folder) for folder in folders])
+    check_mergeable(evidence.records)
     return values(evidence.records)
 
 
@@ -53,9 +57,9 @@ def values(records: Iterable[Record]) -> pd.DataFrame:
             value = (record["metrics"] or {}).get(metric)
             rows.append(
                 (
-                    *(config.dataset, config.category, config.model_name, metric, config.seed, config.protocol.name),
-                    *(config.strategy, config.dtype, float("nan") if value is None else value),
-                    *(record["status"], record["id"], machine),
+                    *(config.dataset, config.category, config.model_name, config.weights, metric, config.seed),
+                    *(config.protocol.name, config.strategy, config.dtype, float("nan") if value is None else value),
+                    *(record["status"], ",".join(config.extras), record["id"], machine),
                 )
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -34,14 +34,17 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
     """
     for folder in folders:
         if not folder.is_dir():
-            raise PadimBenchError(f"there is no results folder {folder}: name one with --results")
+            raise PadimBenchError(f"there is no results folder {folder}: name one that padim-bench has made")
     records: dict[str, Record] = {}
     found: dict[str, dict[str, Record]] = {"measurements": {}, "profiles": {}}
     lines = []
     for folder in folders:
         read = {run_id: record for run_id, (_, record) in read_records(folder).items()}
         if again := records.keys() & read.keys():
-            lines.append(f"{folder}: {len(again)} of its runs are in a folder named before, whose records are taken")
+            lines.append(
+                f"{folder}: runs that a folder named before has too, whose records are taken, whatever made them: "
+                f"{len(again)}"
+            )
         records = read | records
         for place, measured in found.items():
             for path in json_files(folder / place):
@@ -51,7 +54,9 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
     evidence = Evidence(tuple(records.values()), *(tuple(measured.values()) for measured in found.values()))
     if not (evidence.records or evidence.measurements or evidence.profiles):
         named = ", ".join(map(str, folders))
-        raise PadimBenchError(f"no records, measurements or profiles in {named}: padim-bench reproduce makes them")
+        raise PadimBenchError(
+            f"no records, measurements or profiles in {named}: padim-bench run, reproduce and profile make them"
+        )
     return evidence, lines
 
 

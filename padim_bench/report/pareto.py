@@ -68,8 +68,8 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
         return None
     points = {i: measures(r, key) for i, r in drawn}
     ringed = [i for i in best(records) if i in points]
-    models = list(dict.fromkeys(model_title(r) for _, r in drawn))
-    strategies = list(dict.fromkeys(r["config"]["strategy"] for _, r in drawn))
+    models = list(dict.fromkeys(model_title(r) for r in records))  # marks are the same in all figures of a page
+    strategies = list(dict.fromkeys(r["config"]["strategy"] for r in records))
     gpu = "peak_cuda_bytes" in drawn[0][1]["memory"]
     titles = (
         f"{METRICS[key].title}, {METRICS[key].unit}",

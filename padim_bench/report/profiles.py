@@ -48,12 +48,15 @@ def numbered(records: Sequence[Record]) -> list[tuple[int, Record]]:
 def measures(record: Record, key: str) -> tuple[float, float, float]:
     """What the front is drawn over: accuracy in percent, latency in ms, peak memory in MB (a GPU's on a GPU).
 
-    Accuracy is rounded to the two digits that are printed: rounding of float32 is no advantage. A peak that
-    was not measured is infinite.
+    All are as printed: rounding of float32 and a few kB are no advantage. A peak that was not measured is infinite.
     """
     peak = peak_bytes(record)
-    megabytes = math.inf if peak is None else peak / 1e6
-    return round(METRICS[key].shown(record["metrics"][key]), 2), 1e3 * latency(record)["total"]["p50"], megabytes
+    megabytes = math.inf if peak is None else float(figure3(peak, 1e-6))
+    return (
+        round(METRICS[key].shown(record["metrics"][key]), 2),
+        float(figure3(latency(record)["total"]["p50"], 1e3)),
+        megabytes,
+    )
 
 
 def peak_bytes(record: Record) -> int | None:
@@ -250,7 +253,7 @@ def _captions(records: Sequence[Record]) -> list[str]:
     if key is not None and valid:
         lines.append(
             f"Front: no other configuration of the same machine is at least as good in {METRICS[key].title} (to "
-            "0.01 points), latency and peak, and better in one. Timings of one run on a machine with other load decide "
+            "0.01 points), latency and peak, as printed, and better in one. Timings of one run on a machine with other load decide "
             "close calls by chance."
         )
     for i, r in numbered(records):

@@ -60,7 +60,7 @@ def _by_category(table: Table) -> list[Section]:
         for model in columns:
             compared = any(table.printed(model, metric.key, row) for row in (*table.categories, *GROUPS))
             names = ("paper", "ours", "diff.") if compared else ("ours",)
-            header += [f"{model.title}: {name}" if len(columns) > 1 else name for name in names]
+            header += [f"{model.title}: {name}" for name in names]
         rows = []
         for row in (*table.categories, *_groups(table)):
             cells = [table.cell(model.title, metric.key, row) for model in columns]
@@ -236,6 +236,8 @@ def summary(table: Table, reasons: Mapping[str, str]) -> str:
     parts.append(
         f"{within} of {len(judged)} cells within tolerance of the paper's"
         if judged
+        else "nothing to compare with: the paper prints means over all categories alone"
+        if table.comparable and table.cells and any(c.printed for c in table.cells)
         else "no cell to compare with the paper's"
     )
     lines = [" ".join(parts)]

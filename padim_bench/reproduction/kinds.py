@@ -126,6 +126,8 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     at_hand = {m.arch for m in spec.models if m.title in found}
     found = {m.title: found[m.title] for m in spec.models if m.title in found and m.stand_in_for not in at_hand}
     missing = {m.title: NO_RECORD for m in spec.models if m.title not in found and not m.stand_in_for}
+    for title in missing if choice.seeds else ():
+        missing[title] = f"{NO_RECORD} with {choice.seeds} seeds"
     if spec.versions and versions:
         spec = replace(spec, versions=versions)
     return table_page(build_table(spec, found, missing))
