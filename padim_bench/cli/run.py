@@ -78,7 +78,8 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
         )
     ]
     with open_executor(arguments.executor, on_message=say) as executor:
-        outcomes = run(plan(categories, models, settings), arguments.results, executor=executor, on_message=say)
+        units = plan(categories, models, settings, results=arguments.results)
+        outcomes = run(units, arguments.results, executor=executor, on_message=say)
     output.document({"runs": [run_summary(o) for o in outcomes]})
     _print_runs(outcomes, output)
 

@@ -106,7 +106,7 @@ class HeldBank:
             self._loaded = loaded = session.load(unit, progress.advance)
         self.facts, self.labels = loaded.facts, loaded.labels
         self._masks = {loaded.protocol.mask_choices: loaded.masks}
-        backbone = _backbone(unit)
+        backbone = backbone_of(unit)
         self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
         self.folding_error, self.resampled = backbone.folding_error, backbone.resampled
         kept = self._layouts.kept(unit.configs)
@@ -180,7 +180,7 @@ class StreamedBank:
     def __init__(self, unit: Unit, plan: Plan, timings: dict[str, float], progress: Progress) -> None:
         self._unit, self._plan, self._timings, self._progress = unit, plan, timings, progress
         self._layouts = Layouts(unit)
-        self._backbone = _backbone(unit)
+        self._backbone = backbone_of(unit)
         self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.threads)
         self.labels = self._reader.labels
         self._components: dict[Members, Tensor] = {}
@@ -351,7 +351,8 @@ def open_bank(
     return StreamedBank(unit, plan, timings, progress)
 
 
-def _backbone(unit: Unit) -> Backbone:
+def backbone_of(unit: Unit) -> Backbone:
+    """The backbone of all layers of the unit's configurations. Raises PadimBenchError where it cannot be built."""
     layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
     size = unit.configs[0].protocol.size
     return cached_backbone(unit.weights, layers, unit.settings.device, unit.settings.backbone_dtype, size)

@@ -26,6 +26,7 @@ from padim_bench.harness.features import union_of_channels
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
+from padim_bench.padim.paper import known_maps
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
@@ -69,6 +70,8 @@ def layout(
     weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Channels and grid (h, w) of each layer, for images of ``size`` pixels."""
+    if (known := known_maps(weights.arch, layers, size)) is not None:
+        return known
     backbone = cached_backbone(weights, layers, device, dtype, size)
     return backbone.channels, backbone.grids(size)
 

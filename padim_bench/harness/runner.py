@@ -22,8 +22,9 @@ from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import Maps
 from padim_bench.files import check_writable
-from padim_bench.harness.bank import HeldBank, Session, StreamedBank, open_bank
-from padim_bench.harness.budget import cached_backbone, members, plan_unit, statements
+from padim_bench.harness.bank import HeldBank, Session, StreamedBank, backbone_of, open_bank
+from padim_bench.harness.budget import members, plan_unit, statements
+from padim_bench.harness.channels import Channels
 from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import done_elsewhere
 from padim_bench.harness.features import Features
@@ -105,8 +106,12 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{done} of {total} runs are finished and kept")
 
 
-def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: Settings) -> list[Unit]:
-    """All units, category by category, so that each category's images are decoded once.
+def plan(
+    categories: Sequence[Category], models: Sequence[ModelSpec], settings: Settings, *, results: Path | None = None
+) -> list[Unit]:
+    """All units, category by category, so that each category's images are decoded once. No network is built.
+
+    ``results`` is a folder whose records may tell how many channels a network has that the registry does not know.
 
     Raises PadimBenchError for layers or numbers of features that a backbone does not have, and for a
     category with a single training image.
@@ -117,9 +122,10 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
                 f"{category.name} has {len(category.train)} training image, a covariance needs at least 2: add normal "
                 f"images beside {category.train[0].image}"
             )
+    channels = Channels(results)
     groups: dict[tuple[tuple[object, ...], Weights], dict[RunConfig, None]] = {}
     for model in models:
-        config = model_config(model, settings)
+        config = model_config(model, settings, channels)
         groups.setdefault((config.protocol.image_choices, model.weights), {})[config] = None
     # Image choices together, so that a second backbone finds the images of the first.
     order = list(dict.fromkeys(choices for choices, _ in groups))
@@ -132,11 +138,11 @@ def plan(categories: Sequence[Category], models: Sequence[ModelSpec], settings: 
     return units
 
 
-def model_config(model: ModelSpec, settings: Settings) -> RunConfig:
+def model_config(model: ModelSpec, settings: Settings, channels: Channels | None = None) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
     weights, names = model.weights, layer_names(model.weights.arch, model.layers)
     size = (model.protocol or settings.protocol).size
-    n_channels = sum(cached_backbone(weights, names, settings.device, settings.backbone_dtype, size).channels)
+    n_channels = (channels or Channels()).of(weights.arch, names, size)
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)
     if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):
@@ -195,6 +201,8 @@ def run(
         outcomes.update(found)
         if missing := tuple(c for c in unit.configs if c not in found):
             todo.append(Unit(unit.category, unit.weights, missing, unit.settings))
+    for unit in todo:  # weights that do not fit are an error now, not after the first category
+        backbone_of(unit)
     if todo:
         check_writable(*(results / name for name in writes))
     total = sum(len(u.configs) for u in units)
@@ -262,8 +270,9 @@ def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]]) -> dict[RunC
 
 def _needlessly_rough(unit: Unit, outcomes: dict[RunConfig, Outcome]) -> int:
     """How many records of the unit's runs have pixel metrics from histograms, whose maps this limit would hold."""
-    found = {c: outcomes[c].record["extra"] or {} for c in unit.configs if c in outcomes}
-    rough = tuple(config for config, extra in found.items() if extra.get("error_bounds"))
+    found = {c: outcomes[c].record for c in unit.configs if c in outcomes}
+    bounded = {c: r for c, r in found.items() if (r["extra"] or {}).get("error_bounds")}
+    rough = tuple(c for c, r in bounded.items() if r["memory"]["limit_bytes"] < unit.settings.memory_limit)
     if not rough:
         return 0
     exact = plan_unit(replace(unit, configs=rough)).exact

@@ -24,6 +24,7 @@ from padim_bench.padim.layers import (
     new_model,
     prune,
 )
+from padim_bench.padim.paper import known_maps
 from padim_bench.padim.untrained import fill_untrained, seeded
 from padim_bench.padim.weights import Weights, resolve_weights
 
@@ -194,6 +195,21 @@ def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Fo
         except PadimBenchError:  # it reads what it does not call, or cannot be run without storage
             model = new_model(arch, found.options)
     return model, found, False
+
+
+def count_channels(arch: str, layers: Sequence[str], size: int) -> int:
+    """Channels of all the layers together, for images of ``size`` pixels, without any weights.
+
+    What the registry does not know, timm's model says: a network of convolutions without storage. Raises
+    PadimBenchError as :class:`Backbone` does of layers and sizes.
+    """
+    names = layer_names(arch, layers)
+    if (known := known_maps(arch, names, size)) is not None:
+        return sum(known[0])
+    model = empty_model(arch)
+    check_names(arch, model, names, (size, size))
+    plain = convolutional_layers(arch, model, names, (size, size))
+    return sum((plain or find_layers(arch, names, (size, size))).channels)
 
 
 def _load(model: nn.Module, weights: Weights, options: Mapping[str, Any]) -> tuple[str, ...]:

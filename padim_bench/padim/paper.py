@@ -6,8 +6,8 @@ have its short name. Nothing here imports torch or timm, since tables ask what a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 # By name of a choice of layers, timm module names; a block below 0 is counted from the end of its stage.
@@ -40,6 +40,7 @@ class PaperBackbone:
         layers: what its names of layers stand for; "paper" is one.
         short: what a model's name begins with, as R18-Rd100; "" for the architecture.
         stand_in_for: the architecture in whose place it runs where its weights cannot be had; "" for the paper's own.
+        maps: channels and stride of the maps of its layers, by timm module name; timm is asked for those left out.
     """
 
     arch: str
@@ -48,6 +49,7 @@ class PaperBackbone:
     layers: NamedLayers
     short: str = ""
     stand_in_for: str = ""
+    maps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 RESNETS = Family("layer3", MappingProxyType({"paper": ("layer1", "layer2", "layer3")}))
@@ -71,15 +73,36 @@ FAMILIES = (RESNETS, EFFICIENTNETS)
 PAPER_BACKBONES: dict[str, PaperBackbone] = {
     b.arch: b
     for b in (
-        PaperBackbone("resnet18", "ResNet18", "tv_in1k", RESNETS.layers, short="R18"),
-        PaperBackbone("wide_resnet50_2", "Wide ResNet-50-2", "tv_in1k", RESNETS.layers, short="WR50"),
-        PaperBackbone("tf_efficientnet_b5", "EfficientNet-B5", "aa_in1k", EFFICIENTNETS.layers),
+        PaperBackbone(
+            "resnet18",
+            "ResNet18",
+            "tv_in1k",
+            RESNETS.layers,
+            short="R18",
+            maps={"layer1": (64, 4), "layer2": (128, 8), "layer3": (256, 16)},
+        ),
+        PaperBackbone(
+            "wide_resnet50_2",
+            "Wide ResNet-50-2",
+            "tv_in1k",
+            RESNETS.layers,
+            short="WR50",
+            maps={"layer1": (256, 4), "layer2": (512, 8), "layer3": (1024, 16)},
+        ),
+        PaperBackbone(
+            "tf_efficientnet_b5",
+            "EfficientNet-B5",
+            "aa_in1k",
+            EFFICIENTNETS.layers,
+            maps={"blocks.1": (40, 4), "blocks.3": (128, 16), "blocks.4": (176, 16), "blocks.4.0": (176, 16)},
+        ),
         PaperBackbone(
             "tf_efficientnet_b4",
             "EfficientNet-B4",
             "aa_in1k",
             EFFICIENTNETS.layers,
             stand_in_for="tf_efficientnet_b5",
+            maps={"blocks.1": (32, 4), "blocks.3": (112, 16), "blocks.4": (160, 16), "blocks.4.0": (160, 16)},
         ),
     )
 }
@@ -99,6 +122,17 @@ def paper_layer_names(arch: str) -> tuple[str, ...]:
     if arch in PAPER_BACKBONES:
         return PAPER_BACKBONES[arch].layers["paper"]
     return (EFFICIENTNETS if arch.startswith(EFFICIENTNETS.prefixes) else RESNETS).layers["paper"]
+
+
+def known_maps(
+    arch: str, layers: Sequence[str], size: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]] | None:
+    """Channels and grid (h, w) of each layer for images of ``size`` pixels; None where one is not entered here."""
+    maps = PAPER_BACKBONES[arch].maps if arch in PAPER_BACKBONES else {}
+    if any(name not in maps for name in layers):
+        return None
+    sides = [-(-size // maps[name][1]) for name in layers]
+    return tuple(maps[name][0] for name in layers), tuple((side, side) for side in sides)
 
 
 def layer_options() -> list[str]:

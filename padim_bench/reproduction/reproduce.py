@@ -134,7 +134,7 @@ def reproduce(
     wanted = {name: kind_of(name).wanted(name, choice, brief) for name in names}
     over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
-    units = plan(categories, over_images, settings)
+    units = plan(categories, over_images, settings, results=results)
     _say_what_will_be(wanted, choice, brief, categories, on_message)
     outcomes = run(
         units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
