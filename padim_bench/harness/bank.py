@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +15,9 @@ from torch import Tensor
 
 from padim_bench.data.loading import (
     CategoryReader,
-    LoadedCategory,
     Masks,
     SplitFacts,
-    load_category,
     load_masks,
-    split_digest,
 )
 from padim_bench.harness.budget import (
     SCORED_AT_ONCE,
@@ -29,13 +26,12 @@ from padim_bench.harness.budget import (
     Layouts,
     Members,
     Plan,
-    cached_backbone,
     key,
     members,
 )
 from padim_bench.harness.features import Features, extract
+from padim_bench.harness.session import Session
 from padim_bench.harness.torch_settings import stopwatch
-from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.moments import TrainingMoments
@@ -50,48 +46,6 @@ if TYPE_CHECKING:
     from padim_bench.harness.runner import Unit
 
 
-@dataclass
-class Session:
-    """What units that run one after the other may share; it goes when the last of them is done.
-
-    Attributes:
-        loaded: the last category's images, for the next backbone.
-        features: of the last units, training and test, by weights and pixels: a protocol that changes nothing on
-            these images costs no pass.
-    """
-
-    loaded: LoadedCategory | None = None
-    features: dict[tuple[object, ...], tuple[Features, Features]] = field(default_factory=dict)
-
-    def load(self, unit: Unit, on_image: Callable[[], None]) -> LoadedCategory:
-        """The unit's images, decoded now unless they are at hand and the files are what they were."""
-        category, protocol, last = unit.category, unit.configs[0].protocol, self.loaded
-        if (
-            last is not None
-            and last.category == category
-            and last.protocol.image_choices == protocol.image_choices
-            and last.protocol.mask_choices == protocol.mask_choices
-            and last.split_digest == split_digest(category, threads=unit.settings.threads)
-        ):
-            for _ in (*category.train, *category.test):
-                on_image()
-            return last
-        self.loaded = None
-        self.loaded = load_category(category, protocol, threads=unit.settings.threads, on_image=on_image)
-        return self.loaded
-
-    def make_room(self, wanted: int, limit: int) -> None:
-        """Lets go of the oldest features: one unit's may stay beside ``wanted`` bytes, within the limit."""
-        while self.features and (
-            len(self.features) > 1 or wanted + sum(f.nbytes for pair in self.features.values() for f in pair) > limit
-        ):
-            del self.features[next(iter(self.features))]
-
-    def clear(self) -> None:
-        self.loaded = None
-        self.features.clear()
-
-
 class HeldBank:
     """All images of the unit and all features that its configurations need, from one backbone pass."""
 
@@ -99,14 +53,14 @@ class HeldBank:
 
     def __init__(self, unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress) -> None:
         settings, name = unit.settings, unit.category.name
-        self._unit, self._layouts, self._timings = unit, Layouts(unit), timings
+        self._unit, self._layouts, self._timings = unit, Layouts(unit, session), timings
         self._components: dict[Members, Tensor] = {}
         progress.stage(name, "decode")
         with stopwatch(timings, "decode", settings.device):
             self._loaded = loaded = session.load(unit, progress.advance)
         self.facts, self.labels = loaded.facts, loaded.labels
-        self._masks = {loaded.protocol.mask_choices: loaded.masks}
-        backbone = backbone_of(unit)
+        self._masks = session.masks
+        backbone = session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
         self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
         self.folding_error, self.resampled = backbone.folding_error, backbone.resampled
         kept = self._layouts.kept(unit.configs)
@@ -177,10 +131,10 @@ class StreamedBank:
 
     how = "streamed"
 
-    def __init__(self, unit: Unit, plan: Plan, timings: dict[str, float], progress: Progress) -> None:
+    def __init__(self, unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress) -> None:
         self._unit, self._plan, self._timings, self._progress = unit, plan, timings, progress
-        self._layouts = Layouts(unit)
-        self._backbone = backbone_of(unit)
+        self._layouts = Layouts(unit, session)
+        self._backbone = session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
         self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.threads)
         self.labels = self._reader.labels
         self._components: dict[Members, Tensor] = {}
@@ -348,14 +302,7 @@ def open_bank(
     if plan.held:
         return HeldBank(unit, plan, session, timings, progress)
     session.clear()
-    return StreamedBank(unit, plan, timings, progress)
-
-
-def backbone_of(unit: Unit) -> Backbone:
-    """The backbone of all layers of the unit's configurations. Raises PadimBenchError where it cannot be built."""
-    layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
-    size = unit.configs[0].protocol.size
-    return cached_backbone(unit.weights, layers, unit.settings.device, unit.settings.backbone_dtype, size)
+    return StreamedBank(unit, plan, session, timings, progress)
 
 
 def _chunks(n: int, batch_size: int) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
@@ -23,18 +22,16 @@ from padim_bench.data.loading import mask_pixels
 from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
 from padim_bench.harness.features import union_of_channels
-from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
-from padim_bench.padim.paper import known_maps
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
-from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 
 if TYPE_CHECKING:
     from padim_bench.harness.runner import Unit
+    from padim_bench.harness.session import Session
 
 # The whole state is read once for each batch of distances, so these are larger than the backbone's.
 SCORED_AT_ONCE = 32
@@ -46,34 +43,6 @@ _PCA_BYTES_PER_CHANNEL = 256 * 12
 Members = tuple[str, ...]
 # What decides an embedding's moments: the layers, how they are reduced, and the dtype of the means.
 Key = tuple[Members, str, int | None, int, str]
-
-
-_backbones: dict[tuple[object, ...], Backbone] = {}
-
-
-def cached_backbone(weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int) -> Backbone:
-    """A backbone for images of ``size`` pixels: the last four, networks that take any size once for all."""
-    shared: tuple[object, ...] = (weights, layers, device, dtype)
-    for place in (shared, (*shared, size)):
-        if place in _backbones:
-            _backbones[place] = _backbones.pop(place)  # the last to go
-            return _backbones[place]
-    backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
-    while len(_backbones) > 3:
-        del _backbones[next(iter(_backbones))]
-    _backbones[shared if backbone.any_size else (*shared, size)] = backbone
-    return backbone
-
-
-@lru_cache(maxsize=64)
-def layout(
-    weights: Weights, layers: tuple[str, ...], device: str, dtype: str, size: int
-) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """Channels and grid (h, w) of each layer, for images of ``size`` pixels."""
-    if (known := known_maps(weights.arch, layers, size)) is not None:
-        return known
-    backbone = cached_backbone(weights, layers, device, dtype, size)
-    return backbone.channels, backbone.grids(size)
 
 
 def members(config: RunConfig) -> list[Members]:
@@ -89,13 +58,10 @@ def key(config: RunConfig, names: Members) -> Key:
 class Layouts:
     """Embeddings of a unit's configurations, and what they weigh."""
 
-    def __init__(self, unit: Unit) -> None:
-        settings, size = unit.settings, unit.configs[0].protocol.size
-        # Of all layers together, as they will be run.
-        layers = tuple(dict.fromkeys(name for config in unit.configs for name in config.layers))
-        channels, grids = layout(unit.weights, layers, settings.device, settings.backbone_dtype, size)
-        self._channels = dict(zip(layers, channels, strict=True))
-        self._grids = dict(zip(layers, grids, strict=True))
+    def __init__(self, unit: Unit, session: Session) -> None:
+        channels, grids = session.maps(unit)  # of all layers together, as they will be run
+        self._channels = dict(zip(unit.layers, channels, strict=True))
+        self._grids = dict(zip(unit.layers, grids, strict=True))
 
     def embedding(self, config: RunConfig, names: Members, components: Tensor | None = None) -> PatchEmbedding:
         """The embedding of one member of a configuration; a learned one needs its components."""
@@ -181,9 +147,9 @@ class Plan:
     exact: dict[tuple[object, ...], bool]
 
 
-def plan_unit(unit: Unit) -> Plan:
+def plan_unit(unit: Unit, session: Session) -> Plan:
     """What running the unit holds, from sizes known in advance. Raises PadimBenchError for what never fits."""
-    layouts, limit = Layouts(unit), unit.settings.memory_limit
+    layouts, limit = Layouts(unit, session), unit.settings.memory_limit
     n_train, n_test = len(unit.category.train), len(unit.category.test)
     pixels: dict[tuple[object, ...], int] = {}
     for config in unit.configs:
@@ -244,9 +210,9 @@ def plan_unit(unit: Unit) -> Plan:
     return Plan(whole, False, tuple(groups), max(g.needed for g in groups), exact)
 
 
-def statements(unit: Unit) -> list[str]:
+def statements(unit: Unit, session: Session) -> list[str]:
     """Lines to say before the unit runs: that it is not held as a whole, and that a model alone passes the limit."""
-    plan, layouts, limit = plan_unit(unit), Layouts(unit), unit.settings.memory_limit
+    plan, layouts, limit = plan_unit(unit, session), Layouts(unit, session), unit.settings.memory_limit
     n_train, n_test = len(unit.category.train), len(unit.category.test)
     lines = []
     if not plan.held:

@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from padim_bench.data.datasets import official_split
-from padim_bench.data.loading import sample_name, split_digest
+from padim_bench.data.loading import sample_name
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import Maps
 from padim_bench.files import check_writable
-from padim_bench.harness.bank import HeldBank, Session, StreamedBank, backbone_of, open_bank
+from padim_bench.harness.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.harness.budget import members, plan_unit, statements
 from padim_bench.harness.channels import Channels
 from padim_bench.harness.environment import PeakMemory, environment, larger
 from padim_bench.harness.executors import done_elsewhere
 from padim_bench.harness.features import Features
+from padim_bench.harness.session import Session
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
@@ -87,6 +88,11 @@ class Unit:
     weights: Weights
     configs: tuple[RunConfig, ...]
     settings: Settings
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Of all its configurations, each once."""
+        return tuple(dict.fromkeys(name for config in self.configs for name in config.layers))
 
 
 @dataclass(frozen=True)
@@ -193,22 +199,22 @@ def run(
         PadimBenchError: unreadable images or records, unfit options, a folder that cannot be written.
         Interrupted: Ctrl-C; finished runs are kept.
     """
-    existing = read_records(results)
+    session, existing = Session(), read_records(results)
     outcomes: dict[RunConfig, Outcome] = {}
     todo = []
     for unit in units:
-        found = _finished(unit, existing)
+        found = _finished(unit, existing, session)
         outcomes.update(found)
         if missing := tuple(c for c in unit.configs if c not in found):
             todo.append(Unit(unit.category, unit.weights, missing, unit.settings))
     for unit in todo:  # weights that do not fit are an error now, not after the first category
-        backbone_of(unit)
+        session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
     if todo:
         check_writable(*(results / name for name in writes))
     total = sum(len(u.configs) for u in units)
     if outcomes:
         rough = ""
-        if n_rough := sum(_needlessly_rough(unit, outcomes) for unit in units):
+        if n_rough := sum(_needlessly_rough(unit, outcomes, session) for unit in units):
             rough = (
                 f"; {n_rough} of them with pixel metrics from histograms, within their error bounds: delete those "
                 "records (that name error_bounds) to compute them exactly"
@@ -230,9 +236,8 @@ def run(
                 said.add(note)
                 on_message(f"padim-bench: note: {config.category}: {note}")
 
-    for line in dict.fromkeys(line for unit in todo for line in statements(unit)):
+    for line in dict.fromkeys(line for unit in todo for line in statements(unit, session)):
         on_message(line)
-    session = Session()
     try:
         with Progress(sum(_steps(u) for u in todo), enabled=show_progress) as progress:
             if executor is None:
@@ -258,24 +263,24 @@ def run(
     return [outcomes[config] for unit in units for config in unit.configs]
 
 
-def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]]) -> dict[RunConfig, Outcome]:
+def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]], session: Session) -> dict[RunConfig, Outcome]:
     """Outcomes of the unit's runs that are on record for these very images and weights."""
     described = {r["config"]["category"] for _, r in existing.values()}
     if unit.category.name not in described:  # no need to hash the images
         return {}
-    digest = split_digest(unit.category, threads=unit.settings.threads)
+    digest = session.digest(unit.category, unit.settings.threads)
     ids = {config: config.run_id(digest, unit.weights.sha256) for config in unit.configs}
     return {c: Outcome(c, *existing[i], resumed=True) for c, i in ids.items() if i in existing}
 
 
-def _needlessly_rough(unit: Unit, outcomes: dict[RunConfig, Outcome]) -> int:
+def _needlessly_rough(unit: Unit, outcomes: dict[RunConfig, Outcome], session: Session) -> int:
     """How many records of the unit's runs have pixel metrics from histograms, whose maps this limit would hold."""
     found = {c: outcomes[c].record for c in unit.configs if c in outcomes}
     bounded = {c: r for c, r in found.items() if (r["extra"] or {}).get("error_bounds")}
     rough = tuple(c for c, r in bounded.items() if r["memory"]["limit_bytes"] < unit.settings.memory_limit)
     if not rough:
         return 0
-    exact = plan_unit(replace(unit, configs=rough)).exact
+    exact = plan_unit(replace(unit, configs=rough), session).exact
     return sum(exact[config.protocol.mask_choices] for config in rough)
 
 
@@ -346,7 +351,7 @@ def _check_files(unit: Unit) -> None:
         raise PadimBenchError(f"{path} holds other weights than the command's: copy the file to all machines")
 
 
-# A Dask worker may run several units in threads of one process; torch's threads and our caches are the process's.
+# A Dask worker may run several units in threads of one process; torch's threads are the process's.
 _one_unit = threading.Lock()
 
 
@@ -362,14 +367,15 @@ def run_unit(
         unit: what to run.
         keep: given each record as soon as it is made.
         progress: advanced by image and stage.
-        session: images and features of units that ran before; None for none.
+        session: what it shares with units that ran before; None for nothing.
     """
     settings, name = unit.settings, unit.category.name
     progress = progress or Progress(None, enabled=False)
     records = []
     with _one_unit, torch_threads(settings.threads), full_precision():
         memory, timings = PeakMemory(settings.device), dict[str, float]()
-        bank = open_bank(unit, plan_unit(unit), session or Session(), timings, progress)
+        session = session or Session()
+        bank = open_bank(unit, plan_unit(unit, session), session, timings, progress)
         for configs in bank.groups():
             shared_peak = memory.read()
             for config in configs:

@@ -19,7 +19,7 @@ from padim_bench.data.datasets import DATASETS
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.files import check_writable
-from padim_bench.harness.budget import HISTOGRAM_BYTES, cached_backbone, told
+from padim_bench.harness.budget import HISTOGRAM_BYTES, told
 from padim_bench.harness.environment import PeakMemory
 from padim_bench.harness.runner import (
     Interrupted,
@@ -31,6 +31,7 @@ from padim_bench.harness.runner import (
     make_record,
     model_config,
 )
+from padim_bench.harness.session import Session
 from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.metrics.summary import compute_metrics
@@ -72,7 +73,7 @@ def run_scenes(
     for model in models:
         if REDUCTIONS[model.reduction].learned or model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
-    existing = read_records(results)
+    session, existing = Session(), read_records(results)
     outcomes: list[Outcome] = []
     total = len(scenes) * len(models)
     steps = sum(_frames((*s.train, *s.test), every) for s in scenes) * len(models)
@@ -87,13 +88,8 @@ def run_scenes(
                         outcomes.append(Outcome(config, *existing[run_id], resumed=True))
                         continue
                     check_writable(results / "records")
-                    backbone = cached_backbone(
-                        model.weights,
-                        config.layers,
-                        settings.device,
-                        settings.backbone_dtype,
-                        config.protocol.size,
-                    )
+                    size = config.protocol.size
+                    backbone = session.backbone(model.weights, config.layers, settings, size)
                     room, line = _room(scene, config, backbone, settings)
                     if line:
                         on_message(line)

@@ -1,0 +1,68 @@
+"""What a command reads: each image file once, whatever the number of networks, and nothing of it outlives the call."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import CommandLine
+
+from padim_bench.harness.session import Session
+from padim_bench.padim.backbones import Backbone
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file was read."""
+    counted: Counter[Path] = Counter()
+    read_bytes = Path.read_bytes
+
+    def noted(self: Path) -> bytes:
+        counted[self] += 1
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    return counted
+
+
+SETTINGS = ("--weights", "random", "--threads", 2, "--categories", "grid")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--backbone", "resnet18,test_resnet", "--n-features", "8", "--seed", "0,1"),
+        ("reproduce", "table1", "table3", "--backbones", "resnet18,wide_resnet50_2"),
+    ],
+)
+def test_each_image_is_read_once_for_two_networks(
+    cli: CommandLine, tiny: Path, tmp_path: Path, reads: Counter[Path], command: tuple[object, ...]
+) -> None:
+    if command[0] == "run":
+        command = (*command, "--layers", "layer1+layer2")
+    reply = cli(*command, *SETTINGS, "--data", tiny, "--results", tmp_path, "--json")
+    assert len({run["config"]["backbone"] for run in reply.runs}) == 2
+    images = sorted((tiny / "grid").rglob("*.png"))
+    assert {path: reads[path] for path in images} == dict.fromkeys(images, 1)
+
+
+def test_finding_runs_of_two_networks_on_record_reads_each_image_once(
+    cli: CommandLine, tiny: Path, tmp_path: Path, reads: Counter[Path]
+) -> None:
+    command = ("run", "--backbone", "resnet18,test_resnet", "--layers", "layer1", "--n-features", "8", *SETTINGS)
+    assert cli(*command, "--data", tiny, "--results", tmp_path).code == 0
+    reads.clear()
+    assert all(run["resumed"] for run in cli(*command, "--data", tiny, "--results", tmp_path, "--json").runs)
+    images = sorted((tiny / "grid").rglob("*.png"))
+    assert {path: reads[path] for path in images} == dict.fromkeys(images, 1)
+
+
+def test_no_network_or_image_outlives_the_command(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
+    command = ("run", "--backbone", "resnet18", "--n-features", "8", *SETTINGS, "--data", tiny)
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if type(one) in {Backbone, Session}}
+    assert cli(*command, "--results", tmp_path).code == 0
+    gc.collect()
+    assert [one for one in gc.get_objects() if type(one) in {Backbone, Session} and id(one) not in before] == []
