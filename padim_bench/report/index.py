@@ -41,10 +41,10 @@ def index_page(pages: Sequence[Page], results: Path) -> str:
         lines.pop()
     lines += [
         "",
-        "Of a results folder each file in `records/` is one run: configuration, metrics, score of every test image, timings, memory, "
-        "residual, environment, and digests of images and weights. Each in `measurements/` is one measurement of "
-        "time or memory, and each in `profiles/` one configuration, measured in a process of its own, or why it "
-        "could not be measured. They are written once and not to be edited.",
+        "Of a results folder each file in `records/` is one run: configuration, metrics, score of every test image, "
+        "timings, memory, residual, environment, and digests of images and weights. Each in `measurements/` is one "
+        "measurement of time or memory, and each in `profiles/` one configuration, measured in a process of its own, "
+        "or why it could not be measured. They are written once and not to be edited.",
     ]
     return "\n".join(lines) + "\n"
 

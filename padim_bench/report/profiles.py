@@ -253,8 +253,8 @@ def _captions(records: Sequence[Record]) -> list[str]:
     if key is not None and valid:
         lines.append(
             f"Front: no other configuration of the same machine is at least as good in {METRICS[key].title} (to "
-            "0.01 points), latency and peak, as printed, and better in one. Timings of one run on a machine with other load decide "
-            "close calls by chance."
+            "0.01 points), latency and peak, as printed, and better in one. Timings of one run on a machine with other "
+            "load decide close calls by chance."
         )
     for i, r in numbered(records):
         if r["status"] not in MEASURED:

@@ -233,16 +233,15 @@ def summary(table: Table, reasons: Mapping[str, str]) -> str:
     judged = judged_cells(table)
     within = sum(c.verdict == "within" for c in judged)
     parts = [f"[{warning.upper()}]" for warning in table.warnings]
-    parts.append(
-        f"{within} of {len(judged)} cells within tolerance of the paper's"
-        if judged
-        else "nothing to compare with: the paper prints means over all categories alone"
-        if table.comparable and table.cells and any(c.printed for c in table.cells)
-        else "no cell to compare with the paper's"
-    )
-    lines = [" ".join(parts)]
     by_category = any(c.printed for c in table.cells if c.row in table.categories)
-    rows = table.categories if by_category else tuple(GROUPS)
+    if judged:
+        parts.append(f"{within} of {len(judged)} cells within tolerance of the paper's")
+    elif by_category or not any(c.printed for c in table.cells):
+        parts.append("no cell to compare with the paper's")
+    else:
+        parts.append("no difference drawn: the paper prints means over all categories alone")
+    lines = [" ".join(parts)]
+    rows = table.categories if by_category else ()
     if empty := sum(c.printed is not None and not c.verdict and c.row in rows for c in table.cells):
         lines.append(f"{empty} of the paper's without one of ours of the same")
     by_reason: dict[str, list[str]] = {}

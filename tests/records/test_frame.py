@@ -62,6 +62,17 @@ def test_the_committed_results_give_the_mean_that_table_iii_prints() -> None:
     assert printed == f"{100 * chosen.value.mean():.2f} ± {100 * chosen.value.std(ddof=1):.2f}"
 
 
+def test_what_pages_refuse_to_merge_is_refused_here_too(tmp_path: Path) -> None:
+    config = run_config("bottle", 1)
+    ours, theirs = run_record(run_config()), run_record(config)
+    theirs["weights"] = theirs["weights"] | {"sha256": "d" * 64}
+    theirs["id"] = config.run_id(theirs["dataset"]["split_digest"], "d" * 64)
+    for name, record in (("a", ours), ("b", theirs)):
+        write_record(tmp_path / name, record)
+    with pytest.raises(PadimBenchError, match="differing weights of resnet18"):
+        load_results(tmp_path / "a", tmp_path / "b")
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PadimBenchError, match="nowhere"):
         load_results(tmp_path / "nowhere")
