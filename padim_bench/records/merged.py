@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
-from padim_bench.data.mvtec_ad import MVTEC_AD
+from padim_bench.data.mvtec_ad import MVTEC_KINDS
 from padim_bench.errors import PadimBenchError
 from padim_bench.records.files import Record, check_mergeable, json_files, read_records
 from padim_bench.records.measurements import read_measurement
@@ -61,9 +61,9 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
 
 
 def category_order(record: Record) -> tuple[bool, int, str]:
-    """As the paper's tables have them: textures first, within them MVTec AD's own order, then others by name."""
+    """As the paper's tables have them: textures, then objects, those of MVTec AD in its order, others by name."""
     name, kind = record["dataset"]["category"], record["dataset"].get("kind")
-    known = list(MVTEC_AD)
+    known = list(MVTEC_KINDS)
     return kind != "texture", known.index(name) if name in known else len(known), name
 
 

@@ -126,8 +126,9 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     at_hand = {m.arch for m in spec.models if m.title in found}
     found = {m.title: found[m.title] for m in spec.models if m.title in found and m.stand_in_for not in at_hand}
     missing = {m.title: NO_RECORD for m in spec.models if m.title not in found and not m.stand_in_for}
-    for title in missing if choice.seeds else ():
-        missing[title] = f"{NO_RECORD} with {choice.seeds} seeds"
+    for model in spec.models if choice.seeds else ():
+        if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.seed):
+            missing[model.title] = f"no record of {choice.seeds} seeds of it here"
     if spec.versions and versions:
         spec = replace(spec, versions=versions)
     return table_page(build_table(spec, found, missing))

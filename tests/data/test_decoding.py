@@ -222,7 +222,7 @@ def test_a_model_keeps_its_bits(tmp_path: Path) -> None:
         model = PaDiM("resnet18", weights="random:0", n_features=5, protocol=protocol)
         model.fit(load_images(category.train, protocol))
     model.save(tmp_path / "model.safetensors")
-    assert PaDiM.load(tmp_path / "model.safetensors").protocol == protocol
+    assert PaDiM.load(tmp_path / "model.safetensors").config.protocol == protocol
 
 
 def test_load_images_warns_of_values_that_are_lost(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -745,15 +746,13 @@ def test_read_only_members_become_writable(tmp_path: Path, tree: Path) -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Iterator[Path]:
     """A complete tree of a dataset of two small categories."""
-    for name in [*MVTEC_AD]:
-        monkeypatch.delitem(MVTEC_AD, name)
-    monkeypatch.setitem(MVTEC_AD, "bottle", Counts(3, 3, 2))
-    monkeypatch.setitem(MVTEC_AD, "screw", Counts(4, 2, 1))
     _make_category(tmp_path, "bottle")
     _make_category(tmp_path, "screw", train=4, bad=1)
-    return tmp_path
+    two = {"bottle": Counts(3, 3, 2), "screw": Counts(4, 2, 1)}
+    with patch.dict(MVTEC_AD, two, clear=True):  # which brings the order back too
+        yield tmp_path
 
 
 def test_the_source_names_its_terms() -> None:

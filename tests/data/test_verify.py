@@ -9,7 +9,9 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -50,15 +52,13 @@ def make_category(root: Path, name: str, train: int = 3, good: int = 1, bad: int
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Iterator[Path]:
     """A complete tree of a dataset of two small categories."""
-    for name in [*MVTEC_AD]:
-        monkeypatch.delitem(MVTEC_AD, name)
-    monkeypatch.setitem(MVTEC_AD, "bottle", Counts(3, 3, 2))
-    monkeypatch.setitem(MVTEC_AD, "screw", Counts(4, 2, 1))
     make_category(tmp_path, "bottle")
     make_category(tmp_path, "screw", train=4, bad=1)
-    return tmp_path
+    two = {"bottle": Counts(3, 3, 2), "screw": Counts(4, 2, 1)}
+    with patch.dict(MVTEC_AD, two, clear=True):  # which brings the order back too
+        yield tmp_path
 
 
 def of(root: Path, name: str, **options: object) -> CategoryReport:

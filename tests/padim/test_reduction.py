@@ -297,7 +297,7 @@ def test_a_loaded_reduction_scores_bit_identically(backbone: Backbone, tmp_path:
     model = PaDiM(backbone, n_features=20, seed=3, reduction=reduction).fit(TRAIN)
     model.save(tmp_path / "model.safetensors")
     loaded = PaDiM.load(tmp_path / "model.safetensors")
-    assert loaded.reduction == reduction
+    assert loaded.config.reduction == reduction
     assert loaded.gaussians.embedding == model.gaussians.embedding
     for ours, theirs in zip(loaded.score(TEST), model.score(TEST), strict=True):
         assert torch.equal(ours, theirs)
