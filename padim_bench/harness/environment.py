@@ -86,6 +86,7 @@ class PeakMemory:
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.scope = "process"
+        self._read: int | None = 0
         try:
             Path("/proc/self/clear_refs").write_text("5")
             self.scope = "run"
@@ -97,8 +98,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> dict[str, Any]:
-        """{"peak_rss_bytes", "peak_rss_scope"} and, on a GPU, "peak_cuda_bytes"."""
-        found: dict[str, Any] = {"peak_rss_bytes": peak_rss(), "peak_rss_scope": self.scope}
+        """{"peak_rss_bytes", "peak_rss_scope"} and, on a GPU, "peak_cuda_bytes"; none is below what was read before."""
+        self._read = larger(self._read, peak_rss())  # Linux adds up its threads' pages late, and so may tell less again
+        found: dict[str, Any] = {"peak_rss_bytes": self._read, "peak_rss_scope": self.scope}
         if self.device.startswith("cuda"):
             import torch
 

@@ -138,4 +138,14 @@ def test_where_the_system_tells_it_the_peak_is_measured() -> None:
     assert found["peak_rss_scope"] == "run"
     assert found["peak_rss_bytes"] > 10**7
     assert environment.larger(found["peak_rss_bytes"], 1) == found["peak_rss_bytes"]
+
+
+def test_a_peak_that_the_system_takes_back_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([5_000, 4_000, 6_000])
+    monkeypatch.setattr(environment, "peak_rss", lambda: next(told))
+    memory = environment.PeakMemory()
+    assert [memory.read()["peak_rss_bytes"] for _ in range(3)] == [5_000, 5_000, 6_000]
+
+
+def test_of_two_peaks_the_larger_counts_and_an_unmeasured_one_leaves_none() -> None:
     assert environment.larger(None, 1) is None
