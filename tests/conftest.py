@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from padim_bench import apart
+from padim_bench.machine import apart
 
 _FAULTY_LU = Path(__file__).resolve().parent / "faulty_lu"
 _DATA, _WEIGHTS = (os.environ.pop(name, None) for name in ("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))

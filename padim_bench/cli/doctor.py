@@ -19,7 +19,7 @@ def add_to(commands: Commands) -> None:
 
 def examine(arguments: argparse.Namespace, output: Output) -> None:
     """Prints what the machine has, and a verdict on each operation that has been wrong somewhere."""
-    from padim_bench.harness.doctor import advice, checks, machine
+    from padim_bench.machine.doctor import advice, checks, machine
 
     check_device(arguments.device)
     threads = thread_count(arguments)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim_bench.cli.parsing import add_option, features, names, positive, seeds, size_in_bytes, some_names
-from padim_bench.console import can_start
 from padim_bench.errors import PadimBenchError
+from padim_bench.machine.console import can_start
 
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
-    from padim_bench.harness.runner import Settings
+    from padim_bench.runs.runner import Settings
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
 
@@ -140,10 +140,10 @@ def add_pages(parser: argparse.ArgumentParser) -> None:
 
 def run_settings(arguments: argparse.Namespace) -> Settings:
     """What all runs of the command share. Raises PadimBenchError for what this machine or the protocol has not."""
-    from padim_bench.harness.runner import Settings
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
     from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
     from padim_bench.protocols import get_protocol
+    from padim_bench.runs.runner import Settings
 
     given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
     protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})

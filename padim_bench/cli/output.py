@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.console import Streams, printable
 from padim_bench.errors import DataWarning
+from padim_bench.machine.console import Streams, printable
 
 if TYPE_CHECKING:
     from padim_bench.report.page import Page

@@ -42,8 +42,8 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError("--seed: profiles are of one drawing of channels; give one seed")
     settings = run_settings(arguments)
 
+    from padim_bench.costs.profile import ProfileSettings, plan_profiles
     from padim_bench.data.mvtec import list_categories
-    from padim_bench.harness.profile import ProfileSettings, plan_profiles
     from padim_bench.padim.weights import resolve_weights
     from padim_bench.reproduction.profiles import run_profiles
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories

@@ -17,9 +17,9 @@ from padim_bench import __version__
 from padim_bench.cli import data, doctor, listing, profile, reproduce, run, tables
 from padim_bench.cli.output import Output, notes_said, say
 from padim_bench.cli.parsing import Parser
-from padim_bench.console import Signals, Streams, memory_problem
 from padim_bench.errors import PadimBenchError
-from padim_bench.progress import Progress
+from padim_bench.machine.console import Signals, Streams, memory_problem
+from padim_bench.machine.progress import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:

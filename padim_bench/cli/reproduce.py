@@ -54,8 +54,8 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
     root, results = data_root(arguments), arguments.results
     settings = run_settings(arguments)
 
-    from padim_bench.harness.executors import open_executor
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories, reproduce
+    from padim_bench.runs.executors import open_executor
 
     scenes_alone = wanted == ["table4"] and _stc_root(arguments) is not None
     demo = root is None and not scenes_alone

@@ -20,11 +20,11 @@ from padim_bench.cli.options import (
 )
 from padim_bench.cli.output import Output, say
 from padim_bench.cli.parsing import Commands, names, real
-from padim_bench.console import printable
 from padim_bench.errors import PadimBenchError
+from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
-    from padim_bench.harness.runner import Outcome
+    from padim_bench.runs.runner import Outcome
 
 
 def add_to(commands: Commands) -> None:
@@ -56,10 +56,10 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     categories = open_categories(root, arguments)
     settings = run_settings(arguments)
 
-    from padim_bench.harness.executors import open_executor
-    from padim_bench.harness.runner import ModelSpec, plan, run
     from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.weights import resolve_weights
+    from padim_bench.runs.executors import open_executor
+    from padim_bench.runs.runner import ModelSpec, plan, run
 
     check_models(arguments)
     check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))

@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.progress import Progress
+from padim_bench.machine.progress import Progress
 
 # Images hardly compress, so that an archive of them that grows more than this is none.
 GROWTH, AT_LEAST = 10, 1 << 30

@@ -29,7 +29,7 @@ from padim_bench.data.archives import check_space, unpack
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.verify import check_category
 from padim_bench.errors import PadimBenchError
-from padim_bench.progress import Progress
+from padim_bench.machine.progress import Progress
 
 RETRIES = 3  # tries in a row that bring no new byte
 RETRY_WAIT_S = 2.0

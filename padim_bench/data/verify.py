@@ -19,7 +19,7 @@ from padim_bench.data.mvtec import check_root, open_category
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category, Counts, Sample
 from padim_bench.errors import PadimBenchError
-from padim_bench.progress import Progress
+from padim_bench.machine.progress import Progress
 from padim_bench.protocols import Protocol
 
 # Every file is read, decoded and prepared as by a run; the small size saves memory.

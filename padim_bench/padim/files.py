@@ -15,7 +15,8 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
-from padim_bench.files import clear_abandoned, replacing
+from padim_bench.machine.files import clear_abandoned, replacing
+from padim_bench.machine.reading import in_one_line, strict_json, why
 from padim_bench.padim.backbones import Backbone, create_backbone
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
@@ -24,7 +25,6 @@ from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names, working_dtype
 from padim_bench.padim.weights import check_safetensors
 from padim_bench.protocols import Protocol
-from padim_bench.reading import in_one_line, strict_json, why
 
 if TYPE_CHECKING:
     from padim_bench.padim.model import PaDiM

@@ -1,4 +1,4 @@
-"""What training moments take, and how embeddings share a limit of bytes: one rule for the API and the harness."""
+"""What training moments take, and how embeddings share a limit of bytes: one rule for the API and for runs."""
 
 from __future__ import annotations
 

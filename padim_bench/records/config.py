@@ -10,10 +10,10 @@ from functools import cache
 from typing import Any, ClassVar
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.machine.reading import in_one_line
 from padim_bench.padim.paper import short_name
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE
 from padim_bench.protocols import STORED_STRICTLY, Protocol
-from padim_bench.reading import in_one_line
 
 FUSIONS = ("concatenate", "sum")
 
@@ -123,7 +123,7 @@ def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
 
 
 _FIELDS = frozenset(field.name for field in fields(RunConfig))
-# Storage and computation, as harness and reports tell them apart.
+# Storage and computation, as costs and reports tell them apart.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CHOICES: dict[str, Collection[str]] = {
     "reduction": REDUCTIONS,

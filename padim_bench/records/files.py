@@ -11,9 +11,9 @@ from typing import Any
 
 from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import shortened
+from padim_bench.machine.files import shortened
+from padim_bench.machine.reading import why
 from padim_bench.padim.reduction import REDUCTIONS
-from padim_bench.reading import why
 from padim_bench.records.config import read_config
 from padim_bench.records.schemas import check_run
 from padim_bench.records.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import shortened
-from padim_bench.harness.environment import environment
-from padim_bench.reading import why
+from padim_bench.machine.environment import environment
+from padim_bench.machine.files import shortened
+from padim_bench.machine.reading import why
 from padim_bench.records.config import RunConfig, read_config
 from padim_bench.records.files import Record, as_read, check_same, json_files, mend, other_schema, to_json
 from padim_bench.records.schemas import check_measurement

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BaseModel, Field, PlainValidator, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from padim_bench.machine.reading import in_one_line
 from padim_bench.metrics.summary import METRICS, Metric
-from padim_bench.reading import in_one_line
 
 _ROUNDING = 1e-9  # may take a ratio of sums so little past its ends
 # Of a metric from histograms; undefined where the metric is.

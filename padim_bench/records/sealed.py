@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from padim_bench.files import write_text
-from padim_bench.reading import strict_json
+from padim_bench.machine.files import write_text
+from padim_bench.machine.reading import strict_json
 
 SCHEMA_VERSION = 2
 _SEAL = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})",\n')

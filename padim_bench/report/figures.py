@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from padim_bench.console import printable
+from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,10 +29,10 @@ def memory_page(
 
     Args:
         spec: from :func:`load_memory_spec`.
-        analytic: from ``harness.memory.analytic_figures``.
-        states: from ``harness.memory.stored_states``, of one number of images.
+        analytic: from ``costs.memory.analytic_figures``.
+        states: from ``costs.memory.stored_states``, of one number of images.
         by_category: the same, of each category's number of images, on one grid.
-        peaks: records of ``harness.memory.measure_peak``.
+        peaks: records of ``costs.memory.measure_peak``.
     """
     sections = [("Printed and computed, in GB", _printed_grid(spec, analytic))]
     if states:

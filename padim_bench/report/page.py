@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from padim_bench.console import printable
+from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
     from padim_bench.report.tables import Table

@@ -25,7 +25,7 @@ def profiles_page(records: Sequence[Record]) -> Page:
     """The tables.
 
     Args:
-        records: of ``harness.profile.profile``, in the order of the rows, those of one machine together. Those that
+        records: of ``costs.profile.profile``, in the order of the rows, those of one machine together. Those that
             are void or failed have a row with the reason and no number.
     """
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))

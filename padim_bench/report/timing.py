@@ -40,7 +40,7 @@ def timing_page(spec: Mapping[str, Any], records: Sequence[Record]) -> Page:
 
     Args:
         spec: from :func:`load_timing_spec`.
-        records: of ``harness.timing.measure_timing``, in the order of the rows.
+        records: of ``costs.timing.measure_timing``, in the order of the rows.
     """
     records = sorted(records, key=lambda r: _place(spec, r))
     sections = [

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from padim_bench.costs.fresh import named_again
+from padim_bench.costs.memory import compute_sizes, measure_peak
+from padim_bench.costs.timing import measure_timing
 from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import check_writable
-from padim_bench.harness.fresh import named_again
-from padim_bench.harness.memory import compute_sizes, measure_peak
-from padim_bench.harness.timing import measure_timing
+from padim_bench.machine.files import check_writable
+from padim_bench.machine.progress import Progress
 from padim_bench.padim.strategies import STRATEGIES
 from padim_bench.padim.weights import resolve_weights, split_name
-from padim_bench.progress import Progress
 from padim_bench.records.files import Record
 from padim_bench.records.measurements import (
     keep_measurement,

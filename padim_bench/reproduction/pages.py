@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import write_bytes, write_text
+from padim_bench.machine.files import write_bytes, write_text
 from padim_bench.protocols import get_protocol
 from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
 from padim_bench.report.index import SPEED, index_page

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from padim_bench.costs.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.profile import FAILED, Profile, ProfileModel, ProfileSettings, profile
 from padim_bench.protocols import get_protocol
 from padim_bench.records.merged import read_evidence
 from padim_bench.report.page import Page
@@ -40,7 +40,7 @@ def run_profiles(
     results: Path,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Profiles:
-    """Measures the configurations, as ``harness.profile.profile`` does, and writes page, figures and index.
+    """Measures the configurations, as ``costs.profile.profile`` does, and writes page, figures and index.
 
     The page is of all profiles under ``results``. Raises as ``profile`` does, and PadimBenchError if no
     configuration could be measured at all.

@@ -14,8 +14,6 @@ from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.demo.images import make_demo
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.runner import ModelSpec, Outcome, Settings, plan, run
-from padim_bench.harness.scenes import run_scenes
 from padim_bench.padim.paper import weight_files
 from padim_bench.protocols import get_protocol
 from padim_bench.records.files import check_mergeable
@@ -29,6 +27,8 @@ from padim_bench.reproduction.measured import Measuring
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
 from padim_bench.reproduction.wanted import Wanted
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
+from padim_bench.runs.runner import ModelSpec, Outcome, Settings, plan, run
+from padim_bench.runs.scenes import run_scenes
 
 REAL_THING = (
     "For the paper's own data: padim-bench data download mvtec-ad --root DIR (4.9 GB; prints the licence), "
@@ -112,7 +112,7 @@ def reproduce(
         brief: for the demo: two versions of Rd-MVTec AD, ten images timed, memory of one strategy.
         scenes: of ShanghaiTech Campus.
         stc_every: of its clips' frames, the first and then every so many.
-        executor, show_progress, on_message: as for ``harness.runner.run``.
+        executor, show_progress, on_message: as for ``runs.runner.run``.
 
     Raises:
         PadimBenchError: unknown names, categories of several datasets, no model can run, or what ``run`` raises.

@@ -14,7 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from work import best_time
 
-from padim_bench.harness.environment import commit, environment
+from padim_bench.machine.environment import commit, environment
 from padim_bench.report.benchmarks import published
 
 _MOST_ROUNDS = 50

@@ -20,14 +20,14 @@ from padim_bench import Backbone, PadimBenchError
 from padim_bench.cli import main
 from padim_bench.data.stc import list_scenes, read_frames, stc
 from padim_bench.demo.scenes import make_demo_stc
-from padim_bench.harness.runner import ModelSpec, Settings
-from padim_bench.harness.scenes import run_scenes
 from padim_bench.metrics.roc import detection_metrics
 from padim_bench.padim.model import PaDiM
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.files import read_records
 from padim_bench.reproduction import measured
+from padim_bench.runs.runner import ModelSpec, Settings
+from padim_bench.runs.scenes import run_scenes
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
 OPTIONS = (*RUN, "--dataset", "mvtec-ad")  # which every title doubts

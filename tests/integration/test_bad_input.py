@@ -19,13 +19,13 @@ from support import CommandLine, assert_refused, contents, record_files
 from torch import Tensor
 
 from padim_bench.data.mvtec import mvtec
-from padim_bench.harness.runner import ModelSpec, Settings, plan, run
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec
 from padim_bench.report.tables import build_table
+from padim_bench.runs.runner import ModelSpec, Settings, plan, run
 
 RANDOM = ("--backbone", "resnet18", "--weights", "random")
 SMALL = ("--n-features", 20, "--threads", 1, "--json")
@@ -273,7 +273,7 @@ def test_results_in_the_place_of_a_file_are_refused_before_anything_is_computed(
     cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = _rewrite(tmp_path / "results", b"")
-    monkeypatch.setattr("padim_bench.harness.runner.run_unit", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("padim_bench.runs.runner.run_unit", lambda *_: pytest.fail("computed"))
     assert_refused(cli(*RUN, "--data", tiny, "--results", file), file, "--results")
     assert_refused(cli(*RUN, "--data", tiny, "--results", file / "below"), file / "below")
 

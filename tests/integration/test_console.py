@@ -16,7 +16,7 @@ import support
 from support import CommandLine, assert_refused, record_files, start
 
 from padim_bench.cli import main
-from padim_bench.console import can_start, memory_problem, printable
+from padim_bench.machine.console import can_start, memory_problem, printable
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a shell's redirections, and POSIX signals")
 PADIM_BENCH = f"{sys.executable} -m padim_bench"
@@ -221,7 +221,7 @@ def test_an_interruption_while_it_loads_is_no_traceback(tmp_path: Path, module: 
 @posix
 def test_a_signal_that_native_code_does_not_let_through_ends_the_process_after_a_while() -> None:
     hung = (
-        "import hashlib\nfrom padim_bench.console import Signals\nwith Signals(grace_s=0.5):\n"
+        "import hashlib\nfrom padim_bench.machine.console import Signals\nwith Signals(grace_s=0.5):\n"
         "    print('ready', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2**31 - 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", hung], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

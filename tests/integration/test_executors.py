@@ -28,11 +28,11 @@ from support import CommandLine, assert_refused, lines_said, record_files, start
 
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import mvtec
-from padim_bench.harness import runner
-from padim_bench.harness.executors import done_elsewhere, open_executor
-from padim_bench.harness.travel import Failure, WorkerDiedError
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
+from padim_bench.runs import runner
+from padim_bench.runs.executors import done_elsewhere, open_executor
+from padim_bench.runs.travel import Failure, WorkerDiedError
 
 RUN = ("run", "--backbone", "resnet18", "--n-features", 20, "--threads", 1)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -66,7 +66,7 @@ def assert_all_end(leader: int) -> None:
 
 PARENT = """
 import sys, time
-from padim_bench.harness.executors import open_executor
+from padim_bench.runs.executors import open_executor
 
 if __name__ == "__main__":
     with open_executor("processes:2") as pool:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine, Contents, Reply, contents, lines_said, record_files, start
 
-from padim_bench.harness.environment import commit
-from padim_bench.harness.executors import open_executor
+from padim_bench.machine.environment import commit
+from padim_bench.runs.executors import open_executor
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 

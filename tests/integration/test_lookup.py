@@ -9,10 +9,10 @@ import torch
 from support import CommandLine
 from torch import nn
 
-from padim_bench.harness.channels import Channels
 from padim_bench.padim.backbones import Backbone, count_channels, create_backbone
 from padim_bench.padim.layers import find_layers
 from padim_bench.padim.paper import PAPER_BACKBONES, known_maps, layer_options
+from padim_bench.runs.channels import Channels
 
 # Of the paper's, another network of convolutions, and one whose positions have embeddings.
 NETWORKS = {

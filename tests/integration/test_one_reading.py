@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine
 
-from padim_bench.harness.session import Session
 from padim_bench.padim.backbones import Backbone
+from padim_bench.runs.session import Session
 
 
 @pytest.fixture

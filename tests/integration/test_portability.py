@@ -13,7 +13,7 @@ import pytest
 from support import CommandLine, record_files
 
 import padim_bench
-from padim_bench.harness import environment
+from padim_bench.machine import environment
 from padim_bench.report.memory import load_memory_spec, memory_page
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import profiles_page
@@ -115,7 +115,7 @@ def test_a_profile_on_a_bare_system_has_no_peak_and_is_written(tiny: Path, tmp_p
 
 def test_a_table_of_peaks_that_were_not_measured_is_written(tiny: Path, tmp_path: Path) -> None:
     code = (
-        "import json, sys\nfrom padim_bench.harness.memory import measure_peak\n"
+        "import json, sys\nfrom padim_bench.costs.memory import measure_peak\n"
         "print(json.dumps(measure_peak(*sys.argv[1:], n_features=10)))"
     )
     (tmp_path / "sitecustomize.py").write_text(BARE)

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from padim_bench import STRATEGIES, Backbone, PaDiM, StrategyInvalidError, create_backbone, evaluate, load_images, mvtec
 from padim_bench.cli import main
-from padim_bench.harness.runner import ModelSpec, Settings, model_config, plan, run
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
+from padim_bench.runs.runner import ModelSpec, Settings, model_config, plan, run
 
 pytestmark = pytest.mark.data
 

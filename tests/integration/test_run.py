@@ -25,11 +25,11 @@ from torch import Tensor
 from padim_bench import STRATEGIES, PadimBenchError
 from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
-from padim_bench.harness import runner
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import RunConfig
+from padim_bench.runs import runner
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
 IMAGE_METRICS = {m for m in METRICS if m.startswith("image")}

@@ -50,12 +50,12 @@ def outside(part: str, *allowed: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("import padim_bench.harness.runner as r", "padim_bench.harness"),
-        ("from padim_bench import harness", "padim_bench.harness"),
-        ("from padim_bench.harness import runner", "padim_bench.harness"),
-        ("from ..harness import runner", "padim_bench.harness"),
-        ("from .. import harness", "padim_bench.harness"),
-        ("def f():\n    if True:\n        import padim_bench.harness", "padim_bench.harness"),
+        ("import padim_bench.runs.runner as r", "padim_bench.runs"),
+        ("from padim_bench import runs", "padim_bench.runs"),
+        ("from padim_bench.runs import runner", "padim_bench.runs"),
+        ("from ..runs import runner", "padim_bench.runs"),
+        ("from .. import runs", "padim_bench.runs"),
+        ("def f():\n    if True:\n        import padim_bench.runs", "padim_bench.runs"),
     ],
 )
 def test_every_form_of_import_is_seen(source: str, expected: str) -> None:
@@ -68,8 +68,15 @@ def test_the_rules_have_files_to_look_at(part: str) -> None:
 
 
 def test_the_model_knows_nothing_of_benchmarks_and_reports() -> None:
-    above = [f"padim_bench.{name}" for name in ("records", "harness", "report", "reproduction", "cli")]
+    above = [f"padim_bench.{name}" for name in ("records", "runs", "costs", "report", "reproduction", "cli")]
     assert [(f, n) for f, n in imports_of("padim") if any(within(n, m) for m in above)] == []
+
+
+def test_of_the_rest_the_machine_s_room_knows_errors_alone_but_for_the_doctor_who_tries_strategies() -> None:
+    known = [f"padim_bench.{name}" for name in ("machine", "errors", "__version__")]
+    doctor = str(Path("machine", "doctor.py"))
+    others = [(f, n) for f, n in imports_of("machine") if f != doctor]
+    assert [(f, n) for f, n in others if n != "padim_bench" and not any(within(n, m) for m in known)] == []
 
 
 def test_metrics_need_nothing_else_of_the_package() -> None:
@@ -77,14 +84,14 @@ def test_metrics_need_nothing_else_of_the_package() -> None:
 
 
 def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_and_what_protocols_say() -> None:
-    assert outside("data", "errors", "progress", "protocols") == []
+    assert outside("data", "errors", "machine.progress", "protocols") == []
 
 
 REGISTRIES = ("data.datasets", "metrics.summary", "padim.paper", "padim.reduction")  # what things are called
 
 
 def test_reports_need_nothing_but_errors_records_what_can_be_printed_and_what_things_are_called() -> None:
-    assert outside("report", "errors", "console", "records", *REGISTRIES) == []
+    assert outside("report", "errors", "machine.console", "records", *REGISTRIES) == []
 
 
 def test_records_know_nothing_of_what_makes_them_or_is_made_of_them() -> None:

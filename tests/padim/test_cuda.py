@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from padim_bench import STRATEGIES, PaDiM, StrategyInvalidError
-from padim_bench.harness.torch_settings import full_precision
+from padim_bench.machine.torch_settings import full_precision
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments

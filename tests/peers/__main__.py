@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import check_writable
-from padim_bench.progress import Progress
+from padim_bench.machine.files import check_writable
+from padim_bench.machine.progress import Progress
 from tests.peers import report
 from tests.peers.rows import STRATEGIES, THREADS, Row, all_rows
 
@@ -69,7 +69,7 @@ def _run(asked: argparse.Namespace) -> None:
     if any(row["provenance"]["quick"] != asked.quick for row in results["rows"].values()):
         raise PadimBenchError(f"{asked.results} holds rows of the other sizes: use another --results folder")
 
-    from padim_bench.harness.environment import environment
+    from padim_bench.machine.environment import environment
     from tests.peers.measure import measure, rates
 
     todo = [row for row in rows if asked.again or not _measured(results["rows"].get(row.name))]

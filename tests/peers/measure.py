@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from padim_bench import apart
+from padim_bench.machine import apart
 from padim_bench.records.files import without_paths
 from tests.peers.rows import Contender, Row
 from tests.peers.worker import BEGINS, ENDS, MARK
@@ -102,7 +102,7 @@ def _cannot_return(contender: Contender) -> str:
     matrices = torch.eye(contender.inverts).expand(INVERTED, -1, -1)
     limit_s = apart.time_limit(2 * INVERTED * contender.inverts**3)
     try:
-        apart.call("padim_bench.harness.doctor:run_inverse", [matrices], limit_s=limit_s, threads=contender.threads)
+        apart.call("padim_bench.machine.doctor:run_inverse", [matrices], limit_s=limit_s, threads=contender.threads)
     except apart.DidNotReturnError as error:
         return f"batched torch.linalg.inv of {INVERTED} matrices of side {contender.inverts} {error}"
     except apart.ApartError:  # wrong or raising is for the row to show

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import write_text
-from padim_bench.reading import why
+from padim_bench.machine.files import write_text
+from padim_bench.machine.reading import why
 from padim_bench.records.files import to_json
 from padim_bench.records.sealed import OtherSchemaError, read_sealed, write_sealed
 from padim_bench.report.page import NONE, Grid, markdown_page

@@ -52,7 +52,7 @@ def _theirs(options: dict[str, Any], given: Inputs) -> dict[str, float]:
 
 def _ours(options: dict[str, Any], given: Inputs) -> dict[str, float]:
     """What ``padim-bench run`` calls, with a new folder for its record."""
-    from padim_bench.harness.runner import ModelSpec, Settings, plan, run
+    from padim_bench.runs.runner import ModelSpec, Settings, plan, run
 
     weights = resolve_weights(given["arch"], "random" if given["weights"] == "random" else None)
     spec = ModelSpec(weights, n_features=given["d"], strategy=options["strategy"], compute_dtype=options["compute"])

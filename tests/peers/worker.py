@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def once(job: dict[str, Any]) -> dict[str, Any]:
-    from padim_bench.harness.environment import PeakMemory
+    from padim_bench.machine.environment import PeakMemory
 
     task = import_module(f"tests.peers.{job['task']}")
     try:

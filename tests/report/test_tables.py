@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from padim_bench import PadimBenchError
-from padim_bench.console import printable
 from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim_bench.machine.console import printable
 from padim_bench.report.page import NONE
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, read_paper, specs_folder

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from padim_bench import apart
 from padim_bench.errors import StrategyInvalidError
+from padim_bench.machine import apart
 from padim_bench.padim.strategies import explicit
 from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
 

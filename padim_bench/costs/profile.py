@@ -1,6 +1,6 @@
 """``padim-bench profile``: which configurations, what makes a measurement of one valid, and where it is kept.
 
-What happens inside the process that measures is :mod:`padim_bench.harness.profile_worker`.
+What happens inside the process that measures is :mod:`padim_bench.costs.profile_worker`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from padim_bench.costs.fresh import in_fresh_process, named_again
+from padim_bench.costs.timing import describe
 from padim_bench.data.loading import split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
-from padim_bench.files import check_writable
-from padim_bench.harness.environment import environment
-from padim_bench.harness.fresh import in_fresh_process, named_again
-from padim_bench.harness.runner import Interrupted
-from padim_bench.harness.timing import describe
+from padim_bench.machine.environment import environment
+from padim_bench.machine.files import check_writable
+from padim_bench.machine.progress import Progress
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.reduction import WHOLE
 from padim_bench.padim.weights import Weights
-from padim_bench.progress import Progress
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import Record, without_paths
 from padim_bench.records.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
+from padim_bench.runs.runner import Interrupted
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
 # more (DESIGN's tolerances, which the tests on real features hold every exact strategy to).
@@ -212,7 +212,7 @@ def _measure_one(category: Category, model: ProfileModel, settings: ProfileSetti
         "settings": vars(settings),
     }
     what = f"{category.name} {config.model_name} {config.strategy} {config.dtype}"
-    return in_fresh_process("padim_bench.harness.profile_worker", asked, what, timeout_s=settings.timeout_s)
+    return in_fresh_process("padim_bench.costs.profile_worker", asked, what, timeout_s=settings.timeout_s)
 
 
 def _without_paths(reason: str, category: Category, model: ProfileModel) -> str:

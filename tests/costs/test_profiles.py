@@ -19,12 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from padim_bench.data.mvtec import mvtec
-from padim_bench.data.samples import Category
-from padim_bench.errors import PadimBenchError
-from padim_bench.harness import profile as asking
-from padim_bench.harness.fresh import in_fresh_process
-from padim_bench.harness.profile import (
+from padim_bench.costs import profile as asking
+from padim_bench.costs.fresh import in_fresh_process
+from padim_bench.costs.profile import (
     GATES,
     ProfileModel,
     ProfileSettings,
@@ -33,14 +30,16 @@ from padim_bench.harness.profile import (
     profile_config,
     verdict,
 )
-from padim_bench.harness.profile_worker import (
+from padim_bench.costs.profile_worker import (
     FIT_STAGES,
     SCORE_STAGES,
     Spool,
     TimedMoments,
     measure,
 )
-from padim_bench.harness.runner import Interrupted
+from padim_bench.data.mvtec import mvtec
+from padim_bench.data.samples import Category
+from padim_bench.errors import PadimBenchError
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
@@ -53,6 +52,7 @@ from padim_bench.records.measurements import measurement_id, read_measurement
 from padim_bench.report.figures import render
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import accuracy_key, best, pareto_front, profiles_page
+from padim_bench.runs.runner import Interrupted
 
 Points = list[tuple[int, int, int]]
 
@@ -247,7 +247,7 @@ def test_a_measurement_that_fails_costs_no_other_and_is_tried_again(
 def test_how_a_process_ended_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "profile_test_victim.py").write_text(
         "import os, signal, sys\n"
-        "from padim_bench.harness.fresh import answer\n"
+        "from padim_bench.costs.fresh import answer\n"
         "def work(asked):\n"
         "    if asked['die']:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from padim_bench import PadimBenchError
-from padim_bench.files import check_writable, clear_abandoned, replacing, shortened, write_bytes, write_text
+from padim_bench.machine.files import check_writable, clear_abandoned, replacing, shortened, write_bytes, write_text
 
 DAY_S = 86400
 # Writes to a temporary neighbour for ever; says "writing" once it is in the middle.
 WRITER = """
 import sys
 from pathlib import Path
-from padim_bench.files import replacing
+from padim_bench.machine.files import replacing
 with replacing(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
     file.write(bytes(1 << 20))
     file.flush()
@@ -72,7 +72,7 @@ def test_a_killed_writers_file_is_cleared_by_the_next_run_and_a_living_ones_is_n
 def test_processes_of_a_machine_without_a_network_are_of_one_place(tmp_path: Path) -> None:
     code = (
         "import random, sys, uuid; uuid.getnode = lambda: random.getrandbits(48) | 1 << 40\n"
-        "from pathlib import Path; from padim_bench.files import replacing\n"
+        "from pathlib import Path; from padim_bench.machine.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as path: print(path.name.split('.')[-2].split('-')[0]); path.touch()"
     )
     places = {

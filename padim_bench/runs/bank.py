@@ -19,7 +19,17 @@ from padim_bench.data.loading import (
     SplitFacts,
     load_masks,
 )
-from padim_bench.harness.budget import (
+from padim_bench.machine.progress import Progress
+from padim_bench.machine.torch_settings import stopwatch
+from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.model import COMPUTE_DTYPES
+from padim_bench.padim.moments import TrainingMoments
+from padim_bench.padim.projection import ChannelMoments, principal_components
+from padim_bench.padim.reduction import REDUCTIONS
+from padim_bench.padim.sharing import NEVER
+from padim_bench.protocols import Protocol
+from padim_bench.records.config import RunConfig
+from padim_bench.runs.budget import (
     SCORED_AT_ONCE,
     Group,
     Key,
@@ -29,21 +39,11 @@ from padim_bench.harness.budget import (
     key,
     members,
 )
-from padim_bench.harness.features import Features, extract
-from padim_bench.harness.session import Session
-from padim_bench.harness.torch_settings import stopwatch
-from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.model import COMPUTE_DTYPES
-from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.projection import ChannelMoments, principal_components
-from padim_bench.padim.reduction import REDUCTIONS
-from padim_bench.padim.sharing import NEVER
-from padim_bench.progress import Progress
-from padim_bench.protocols import Protocol
-from padim_bench.records.config import RunConfig
+from padim_bench.runs.features import Features, extract
+from padim_bench.runs.session import Session
 
 if TYPE_CHECKING:
-    from padim_bench.harness.runner import Unit
+    from padim_bench.runs.runner import Unit
 
 
 class HeldBank:

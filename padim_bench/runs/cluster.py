@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import padim_bench
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.travel import (
+from padim_bench.runs.travel import (
     END_LIMIT_S,
     LostError,
     WorkerDiedError,

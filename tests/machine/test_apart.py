@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from padim_bench import STRATEGIES, StrategyInvalidError, apart
-from padim_bench.harness import doctor
+from padim_bench import STRATEGIES, StrategyInvalidError
+from padim_bench.machine import apart, doctor
 from padim_bench.padim.strategies import PositionChunk
 
 
@@ -99,7 +99,7 @@ def test_the_other_process_ends_with_this_one_even_while_it_hangs(tmp_path: Path
     """Killed, so that this one can tidy up nothing: no process and no shared file is left."""
     here = str(Path(__file__).resolve().parents[2])
     code = (
-        "import torch; from tests.package.test_apart import called, pid, sleeps\n"
+        "import torch; from tests.machine.test_apart import called, pid, sleeps\n"
         "print(int(called(pid, torch.ones(1))[0]), flush=True); called(sleeps, torch.ones(1))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path]), "TMPDIR": str(tmp_path)}

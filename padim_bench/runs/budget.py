@@ -21,17 +21,17 @@ from torch import Tensor
 from padim_bench.data.loading import mask_pixels
 from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
-from padim_bench.harness.features import union_of_channels
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.records.config import RunConfig
+from padim_bench.runs.features import union_of_channels
 
 if TYPE_CHECKING:
-    from padim_bench.harness.runner import Unit
-    from padim_bench.harness.session import Session
+    from padim_bench.runs.runner import Unit
+    from padim_bench.runs.session import Session
 
 # The whole state is read once for each batch of distances, so these are larger than the backbone's.
 SCORED_AT_ONCE = 32

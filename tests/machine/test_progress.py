@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from padim_bench.progress import INTERVAL_S, Progress
+from padim_bench.machine.progress import INTERVAL_S, Progress
 
 
 def _wait_for_lines(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
@@ -89,7 +89,7 @@ def test_on_a_terminal_it_is_a_bar() -> None:
     import termios
 
     code = (
-        "import time\nfrom padim_bench.progress import Progress\nwith Progress(4, interval_s=0.01) as p:\n"
+        "import time\nfrom padim_bench.machine.progress import Progress\nwith Progress(4, interval_s=0.01) as p:\n"
         "    p.stage('bottle', 'decode')\n    p.advance(1)\n    time.sleep(0.2)\n    p.advance(2)"
     )
     ours, theirs = pty.openpty()

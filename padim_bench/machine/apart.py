@@ -85,9 +85,9 @@ class _Process:
         self._owner = os.getpid()
         self._file: Path | None = None
         self._memory = torch.empty(0, dtype=torch.uint8)
-        command = [sys.executable, "-c", "from padim_bench.apart import serve; serve()"]
+        command = [sys.executable, "-c", "from padim_bench.machine.apart import serve; serve()"]
         # What this process imports from, that one must find too.
-        paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, sys.path)])
+        paths = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
         environment = os.environ | {"PYTHONPATH": paths}
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
         try:

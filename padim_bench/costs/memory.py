@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from padim_bench.costs.fresh import answer, in_fresh_process
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.environment import PeakMemory, environment
-from padim_bench.harness.fresh import answer, in_fresh_process
+from padim_bench.machine.environment import PeakMemory, environment
 from padim_bench.records.files import Record
 from padim_bench.records.sealed import SCHEMA_VERSION
 
@@ -229,7 +229,7 @@ def measure_peak(
         "threads": threads,
         "batch_size": batch_size,
     }
-    return in_fresh_process("padim_bench.harness.memory", asked, f"memory of {category_name}", timeout_s=timeout_s)
+    return in_fresh_process("padim_bench.costs.memory", asked, f"memory of {category_name}", timeout_s=timeout_s)
 
 
 def _measure(asked: dict[str, Any]) -> Record:
@@ -237,10 +237,10 @@ def _measure(asked: dict[str, Any]) -> Record:
     import timm  # noqa: F401 - imported late otherwise, and no part of a backbone's memory
     import torch
 
+    from padim_bench.costs.timing import describe
     from padim_bench.data.loading import sample_name, split_digest
     from padim_bench.data.mvtec import mvtec
     from padim_bench.data.transforms import read_image
-    from padim_bench.harness.timing import describe
     from padim_bench.padim.backbones import create_backbone
     from padim_bench.padim.model import PaDiM
     from padim_bench.protocols import get_protocol

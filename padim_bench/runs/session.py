@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from padim_bench.data.loading import LoadedCategory, Masks, load_category, split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.features import Features
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.paper import known_maps
 from padim_bench.padim.weights import Weights
+from padim_bench.runs.features import Features
 
 if TYPE_CHECKING:
-    from padim_bench.harness.runner import Settings, Unit
+    from padim_bench.runs.runner import Settings, Unit
 
 BACKBONES = 4  # held at most
 Stamps = tuple[tuple[int, int, int], ...]

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from padim_bench.errors import PadimBenchError
-from padim_bench.harness.memory import (
+from padim_bench.costs.memory import (
     analytic_bytes,
     analytic_figures,
     analytic_rules,
@@ -22,6 +21,7 @@ from padim_bench.harness.memory import (
     state_bytes,
     stored_states,
 )
+from padim_bench.errors import PadimBenchError
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments

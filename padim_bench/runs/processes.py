@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.travel import END_LIMIT_S, LostError, WorkerDiedError, answer_to, request_of, settle
+from padim_bench.runs.travel import END_LIMIT_S, LostError, WorkerDiedError, answer_to, request_of, settle
 
 P = ParamSpec("P")
 T = TypeVar("T")

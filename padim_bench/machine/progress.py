@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from padim_bench.console import printable
+from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm

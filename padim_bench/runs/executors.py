@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.cluster import cluster_at
-from padim_bench.harness.processes import Processes, number_of_processes
-from padim_bench.harness.travel import LostError, WorkerDiedError, undisturbed
+from padim_bench.runs.cluster import cluster_at
+from padim_bench.runs.processes import Processes, number_of_processes
+from padim_bench.runs.travel import LostError, WorkerDiedError, undisturbed
 
 T = TypeVar("T")
 R = TypeVar("R")

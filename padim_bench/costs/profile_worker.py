@@ -19,18 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from padim_bench.costs.fresh import answer
+from padim_bench.costs.profile import GATES, VOID, ProfileModel, ProfileSettings, profile_config, verdict
+from padim_bench.costs.timing import describe
 from padim_bench.data.loading import load_masks, sample_name, split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import StrategyInvalidError
 from padim_bench.evaluation import maps_at
-from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.fresh import answer
-from padim_bench.harness.profile import GATES, VOID, ProfileModel, ProfileSettings, profile_config, verdict
-from padim_bench.harness.runner import fit_moments
-from padim_bench.harness.timing import describe
-from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.machine.environment import PeakMemory
+from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
@@ -44,6 +43,7 @@ from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import Record
+from padim_bench.runs.runner import fit_moments
 
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise")
 SCORE_STAGES = ("backbone", "embed", "distance", "map")

@@ -21,16 +21,10 @@ from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import Maps
-from padim_bench.files import check_writable
-from padim_bench.harness.bank import HeldBank, StreamedBank, open_bank
-from padim_bench.harness.budget import members, plan_unit, statements
-from padim_bench.harness.channels import Channels
-from padim_bench.harness.environment import PeakMemory, environment, larger
-from padim_bench.harness.executors import done_elsewhere
-from padim_bench.harness.features import Features
-from padim_bench.harness.session import Session
-from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
-from padim_bench.harness.travel import Failure, LostError, WorkerDiedError, worker_address
+from padim_bench.machine.environment import PeakMemory, environment, larger
+from padim_bench.machine.files import check_writable
+from padim_bench.machine.progress import Progress
+from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import f1_thresholds
 from padim_bench.padim.backbones import CPU_BATCH_SIZE
@@ -41,11 +35,17 @@ from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import REDUCTIONS, check_reduction
 from padim_bench.padim.weights import Weights
-from padim_bench.progress import Progress
 from padim_bench.protocols import Protocol
 from padim_bench.records.config import FUSIONS, RunConfig, normalised
 from padim_bench.records.files import Record, as_read, read_records, write_record
 from padim_bench.records.sealed import SCHEMA_VERSION
+from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
+from padim_bench.runs.budget import members, plan_unit, statements
+from padim_bench.runs.channels import Channels
+from padim_bench.runs.executors import done_elsewhere
+from padim_bench.runs.features import Features
+from padim_bench.runs.session import Session
+from padim_bench.runs.travel import Failure, LostError, WorkerDiedError, worker_address
 
 
 @dataclass(frozen=True)

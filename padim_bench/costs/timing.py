@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim_bench.costs.memory import state_bytes
 from padim_bench.data.datasets import official_split
 from padim_bench.data.loading import sample_name, split_digest
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness.environment import environment
-from padim_bench.harness.memory import state_bytes
-from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.machine.environment import environment
+from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from padim_bench.costs import timing
+from padim_bench.costs.timing import INFERENCE_STAGES, TRAINING_STAGES, measure_timing
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
-from padim_bench.harness import timing
-from padim_bench.harness.timing import INFERENCE_STAGES, TRAINING_STAGES, measure_timing
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.files import SCHEMA_VERSION, as_read, check_mergeable, to_json
 from padim_bench.records.measurements import keep_measurement, read_measurement

@@ -18,21 +18,10 @@ from torch import Tensor
 from padim_bench.data.datasets import DATASETS
 from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
-from padim_bench.files import check_writable
-from padim_bench.harness.budget import HISTOGRAM_BYTES, told
-from padim_bench.harness.environment import PeakMemory
-from padim_bench.harness.runner import (
-    Interrupted,
-    ModelSpec,
-    Outcome,
-    Result,
-    Settings,
-    fit_moments,
-    make_record,
-    model_config,
-)
-from padim_bench.harness.session import Session
-from padim_bench.harness.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.machine.environment import PeakMemory
+from padim_bench.machine.files import check_writable
+from padim_bench.machine.progress import Progress
+from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.backbones import Backbone
@@ -42,9 +31,20 @@ from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
-from padim_bench.progress import Progress
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import Record, as_read, read_records, write_record
+from padim_bench.runs.budget import HISTOGRAM_BYTES, told
+from padim_bench.runs.runner import (
+    Interrupted,
+    ModelSpec,
+    Outcome,
+    Result,
+    Settings,
+    fit_moments,
+    make_record,
+    model_config,
+)
+from padim_bench.runs.session import Session
 
 
 def run_scenes(

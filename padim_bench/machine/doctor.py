@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padim_bench import apart
-from padim_bench.harness.environment import environment
+from padim_bench.machine import apart
+from padim_bench.machine.environment import environment
 
 DIMENSIONS = (100, 200, 550)
 BATCH, IMAGES = 8, 209

@@ -1,0 +1,1 @@
+"""Time and bytes, each measured in a process that does nothing else."""
