@@ -62,7 +62,7 @@ def _decoded(
 ) -> Generator[Tensor, None, None]:
     import torch
 
-    if chosen.rotation:
+    if chosen.images.rotation:
         raise PadimBenchError("load_images knows no dataset root, which Rd-MVTec AD draws by: use load_category")
 
     notes = Notes()
@@ -79,7 +79,7 @@ def _decoded(
                 yield torch.from_numpy(np.stack([image.result() for image in ahead.popleft()]))
         for batch in ahead:
             yield torch.from_numpy(np.stack([image.result() for image in batch]))
-        _warn(notes.lines(bits=chosen.bits))
+        _warn(notes.lines(bits=chosen.images.bits))
     finally:  # also where the caller stops halfway
         pool.shutdown(cancel_futures=True)
 
@@ -162,9 +162,9 @@ def maps_at(masks: Sequence[NDArray[np.bool_]] | None, maps: Tensor, protocol: P
     """Maps (n, S, S) as one array each, resized to their masks where the protocol compares at those."""
     from torch.nn import functional
 
-    if masks is None or protocol.compare_at == "protocol":
+    if masks is None or protocol.masks.compare_at == "protocol":
         return list(maps.numpy())
     return [
-        functional.interpolate(one[None, None], size=mask.shape, mode=protocol.map_interpolation)[0, 0].numpy()
+        functional.interpolate(one[None, None], size=mask.shape, mode=protocol.maps.interpolation)[0, 0].numpy()
         for one, mask in zip(maps, masks, strict=True)
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields, replace
 from typing import Any
 
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
-from padim_bench.protocols import get_protocol
-from padim_bench.records.config import RunConfig
+from padim_bench.padim.config import PaDiMConfig
+from padim_bench.records.config import Execution, RunConfig
 from padim_bench.records.measurements import measurement_id
 
 METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
@@ -22,17 +23,20 @@ ENVIRONMENT = {
 
 
 def run_config(category: str = "bottle", seed: int = 0, **changes: Any) -> RunConfig:
-    chosen: dict[str, Any] = {
-        "dataset": "mvtec-ad", "category": category, "backbone": "resnet18", "weights": "resnet18.tv_in1k",
-        "layers": ("layer1", "layer2", "layer3"), "n_features": 100, "seed": seed, "strategy": "cholesky",
-        "dtype": "float32", "protocol": get_protocol("paper"),
-    }  # fmt: skip
-    return RunConfig(**(chosen | changes))
+    """A run of R18-Rd100 with some of the members of RunConfig, PaDiMConfig or Execution changed."""
+
+    def chosen(kind: type[Any]) -> dict[str, Any]:
+        return {f.name: changes.pop(f.name) for f in fields(kind) if f.name in changes}
+
+    model = PaDiMConfig("resnet18", ("layer1", "layer2", "layer3"), seed=seed)
+    model, execution = replace(model, **chosen(PaDiMConfig)), Execution(**chosen(Execution))
+    config = RunConfig("mvtec-ad", category, model, "resnet18.tv_in1k", execution)
+    return replace(config, **changes)
 
 
 def run_record(config: RunConfig, *, invalid: str = "", n_test: int = 5) -> dict[str, Any]:
     """What such a run might leave."""
-    draw = random.Random(f"{config.category!a} {config.seed}")
+    draw = random.Random(f"{config.category!a} {config.model.seed}")
     ok = not invalid
     scores = [
         {"image": f"{config.category}/test/x/{i:03d}.png", "label": int(i > 1), "score": draw.uniform(1, 30)}
@@ -56,7 +60,7 @@ def run_record(config: RunConfig, *, invalid: str = "", n_test: int = 5) -> dict
         "folding_error": 1e-7,
         "metrics": {m: draw.uniform(0.8, 1) for m in METRICS} if ok else None,
         "extra": extra if ok else None,
-        "strategy_used": config.strategy if ok else None,
+        "strategy_used": config.model.strategy if ok else None,
         "computed_in": "float64" if ok else None,
         "state_bytes": 52183040 if ok else None,
         "residual": 1e-7 if ok else None,

@@ -14,6 +14,7 @@ from padim_bench.machine.console import can_start
 
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
+    from padim_bench.protocols import Protocol
     from padim_bench.runs.runner import Settings
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
@@ -139,25 +140,25 @@ def add_pages(parser: argparse.ArgumentParser) -> None:
 
 
 def run_settings(arguments: argparse.Namespace) -> Settings:
-    """What all runs of the command share. Raises PadimBenchError for what this machine or the protocol has not."""
+    """What all runs of the command share. Raises PadimBenchError for what this machine has not."""
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
     from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
-    from padim_bench.protocols import get_protocol
+    from padim_bench.records.config import Execution
     from padim_bench.runs.runner import Settings
 
-    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
-    protocol = get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
     check_device(arguments.device)
     threads = thread_count(arguments)
     usual = CPU_BATCH_SIZE if arguments.device == "cpu" else 32
-    return Settings(
-        protocol,
-        arguments.device,
-        threads,
-        getattr(arguments, "batch_size", None) or usual,
-        getattr(arguments, "memory_limit", None) or DEFAULT_MEMORY_LIMIT,
-        backbone_dtype=getattr(arguments, "backbone_dtype", "float32"),
-    )
+    execution = Execution(arguments.device, threads, getattr(arguments, "batch_size", None) or usual)
+    return Settings(execution, getattr(arguments, "memory_limit", None) or DEFAULT_MEMORY_LIMIT)
+
+
+def run_protocol(arguments: argparse.Namespace) -> Protocol:
+    """The protocol asked for, with the choices that have options. Raises PadimBenchError for what it has not."""
+    from padim_bench.protocols import get_protocol
+
+    given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
+    return get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
 
 
 def thread_count(arguments: argparse.Namespace) -> int:

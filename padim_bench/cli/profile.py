@@ -12,6 +12,7 @@ from padim_bench.cli.options import (
     check_models,
     data_root,
     open_categories,
+    run_protocol,
     run_settings,
 )
 from padim_bench.cli.output import Output, say
@@ -62,10 +63,10 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
             say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
     models = plan_profiles(weights, arguments.n_features, arguments.strategy, arguments.storage, say)
     chosen = ProfileSettings(
-        protocol=settings.protocol.name,
+        protocol=run_protocol(arguments).name,
         seed=arguments.seed[0],
-        device=settings.device,
-        threads=settings.threads,
+        device=settings.execution.device,
+        threads=settings.execution.threads,
         batch_sizes=tuple(arguments.batch_sizes),
         n_images=arguments.n_images,
     )

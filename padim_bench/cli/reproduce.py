@@ -7,7 +7,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from padim_bench.cli.options import add_layout, add_pages, add_recorded, data_root, open_categories, run_settings
+from padim_bench.cli.options import (
+    add_layout,
+    add_pages,
+    add_recorded,
+    data_root,
+    open_categories,
+    run_protocol,
+    run_settings,
+)
 from padim_bench.cli.output import Output, say
 from padim_bench.cli.parsing import Commands, names, positive
 from padim_bench.cli.run import run_summary
@@ -52,8 +60,9 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
     if unknown := [name for name in wanted if name not in known]:
         raise PadimBenchError(f"unknown table {unknown[0]!r}: choose from {', '.join(known)}")
     root, results = data_root(arguments), arguments.results
-    settings = run_settings(arguments)
+    protocol, settings = run_protocol(arguments), run_settings(arguments)
 
+    from padim_bench.reproduction.kinds import Choice
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories, reproduce
     from padim_bench.runs.executors import open_executor
 
@@ -79,11 +88,11 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
             wanted,
             categories,
             results=results,
+            choice=Choice(protocol, seeds, arguments.backbone_dtype),
             settings=settings,
             weights=arguments.weights,
             untrained_fallback=demo,
             backbones=backbones,
-            seeds=seeds,
             brief=demo,
             scenes=scenes,
             stc_every=arguments.stc_every,

@@ -16,6 +16,7 @@ from padim_bench.cli.options import (
     check_models,
     data_root,
     open_categories,
+    run_protocol,
     run_settings,
 )
 from padim_bench.cli.output import Output, say
@@ -54,19 +55,36 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     if root is None:
         raise PadimBenchError(f"no dataset: give --data DIR or set {DATA_VARIABLE} ('padim-bench data demo' draws one)")
     categories = open_categories(root, arguments)
-    settings = run_settings(arguments)
+    protocol, settings = run_protocol(arguments), run_settings(arguments)
 
+    from padim_bench.padim.config import PaDiMConfig
     from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.weights import resolve_weights
+    from padim_bench.records.config import Wanted
     from padim_bench.runs.executors import open_executor
-    from padim_bench.runs.runner import ModelSpec, plan, run
+    from padim_bench.runs.runner import plan, run
 
     check_models(arguments)
     check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
     weights = [resolve_weights(name, arguments.weights) for name in arguments.backbone]
     models = [
-        ModelSpec(
-            one, arguments.layers, n, seed, strategy, storage, arguments.compute_dtype, reduction, arguments.fusion
+        (
+            Wanted(
+                PaDiMConfig(
+                    one.arch,
+                    arguments.layers,
+                    n,
+                    reduction,
+                    seed,
+                    arguments.fusion,
+                    strategy,
+                    storage,
+                    arguments.compute_dtype,
+                    arguments.backbone_dtype,
+                    protocol,
+                )
+            ),
+            one,
         )
         for one, n, seed, strategy, storage, reduction in product(
             weights,
@@ -118,8 +136,8 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
         f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
     )
     for outcome in outcomes:
-        record, config = outcome.record, outcome.config
-        start = f"{printable(config.category):{wide}} {config.model_name:22} {config.strategy:12} {config.dtype:8}"
+        record, config, model = outcome.record, outcome.config, outcome.config.model
+        start = f"{printable(config.category):{wide}} {config.model_name:22} {model.strategy:12} {model.storage:8}"
         if record["status"] != "ok":
             output.text(f"{start} INVALID (no numbers): see the record")
             continue

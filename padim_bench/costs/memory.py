@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -244,7 +244,7 @@ def _measure(asked: dict[str, Any]) -> Record:
     from padim_bench.padim.backbones import create_backbone
     from padim_bench.padim.model import PaDiM
     from padim_bench.protocols import get_protocol
-    from padim_bench.records.config import RunConfig, normalised
+    from padim_bench.records.config import Execution, RunConfig
 
     memory = PeakMemory()
     torch.set_num_threads(asked["threads"])
@@ -279,14 +279,10 @@ def _measure(asked: dict[str, Any]) -> Record:
     config = RunConfig(
         dataset=category.dataset,
         category=category.name,
-        backbone=weights.arch,
+        model=replace(model.config, backbone=weights.arch).normalised(sum(backbone.channels)),
         weights=weights.label,
-        layers=backbone.layers,
-        protocol=protocol,
-        compute_dtype=model.config.compute_dtype,
-        **{key: asked[key] for key in ("n_features", "seed", "strategy", "dtype", "threads", "batch_size")},
+        execution=Execution(threads=asked["threads"], batch_size=asked["batch_size"]),
     )
-    config = normalised(config, sum(backbone.channels))
     return describe("memory", config, {"n_scored": len(scored)}, category, weights, digest) | {
         "strategy_used": model.gaussians.strategy.name,
         "state_bytes": model.gaussians.state_bytes,

@@ -20,11 +20,12 @@ from padim_bench.machine.environment import environment
 from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.reduction import WHOLE
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import get_protocol
-from padim_bench.records.config import RunConfig
+from padim_bench.records.config import Execution, RunConfig
 from padim_bench.records.files import Record, without_paths
 from padim_bench.records.measurements import check_measurements, keep_measurement, measurement_path, read_measurement
 from padim_bench.runs.runner import Interrupted
@@ -113,18 +114,18 @@ def profile_config(category: Category, model: ProfileModel, settings: ProfileSet
     return RunConfig(
         dataset=category.dataset,
         category=category.name,
-        backbone=model.weights.arch,
+        model=PaDiMConfig(
+            backbone=model.weights.arch,
+            layers=layer_names(model.weights.arch, "paper"),
+            n_features=model.n_features,
+            seed=0 if whole else settings.seed,
+            strategy=model.strategy,
+            storage=model.dtype,
+            protocol=get_protocol(settings.protocol),
+            reduction=WHOLE if whole else "random",
+        ),
         weights=model.weights.label,
-        layers=layer_names(model.weights.arch, "paper"),
-        n_features=model.n_features,
-        seed=0 if whole else settings.seed,
-        strategy=model.strategy,
-        dtype=model.dtype,
-        protocol=get_protocol(settings.protocol),
-        device=settings.device,
-        threads=settings.threads,
-        batch_size=FIT_BATCH,
-        reduction=WHOLE if whole else "random",
+        execution=Execution(settings.device, settings.threads, FIT_BATCH),
     )
 
 
@@ -172,11 +173,12 @@ def profile(
         for i, model in enumerate(models, start=1):
             config = profile_config(category, model, settings)
             described = describe("profile", config, settings.choices(), category, model.weights, digest)
-            name = f"{category.name}-{config.model_name.lower()}-{config.strategy}-{config.dtype}"
+            name = f"{category.name}-{config.model_name.lower()}-{config.model.strategy}-{config.model.storage}"
             openmp = environment(settings.device)["openmp"]
             asked = {"id": described["id"], "openmp": openmp, "device": settings.device}
             path = measurement_path(results / "profiles", name, asked)
-            what = f"{i} of {len(models)}: {category.name} {config.model_name} {config.strategy} {config.dtype}"
+            stored = f"{config.model.strategy} {config.model.storage}"
+            what = f"{i} of {len(models)}: {category.name} {config.model_name} {stored}"
             found = read_measurement(path, asked)
             if found is not None and found["status"] != FAILED:
                 on_message(f"{what}: measured before ({path.name}) and not repeated")
@@ -211,7 +213,7 @@ def _measure_one(category: Category, model: ProfileModel, settings: ProfileSetti
         "dtype": model.dtype,
         "settings": vars(settings),
     }
-    what = f"{category.name} {config.model_name} {config.strategy} {config.dtype}"
+    what = f"{category.name} {config.model_name} {config.model.strategy} {config.model.storage}"
     return in_fresh_process("padim_bench.costs.profile_worker", asked, what, timeout_s=settings.timeout_s)
 
 

@@ -78,8 +78,8 @@ class TimedMoments(TrainingMoments):
     """
 
     def __init__(self, embedding: PatchEmbedding, config: RunConfig, tiling: Tiling = MEASURED) -> None:
-        super().__init__(embedding, COMPUTE_DTYPES[config.compute_dtype], DEFAULT_MEMORY_LIMIT, tiling)
-        self._device = config.device
+        super().__init__(embedding, COMPUTE_DTYPES[config.model.compute_dtype], DEFAULT_MEMORY_LIMIT, tiling)
+        self._device = config.execution.device
         self._begun = threading.local()  # a tile is read and worked on by one thread
         self.reading: list[float] = []
         self.working: list[float] = []
@@ -137,18 +137,18 @@ class Bench:
         return torch.stack(prepared)
 
     def selected(self, images: Tensor, seconds: dict[str, float]) -> list[Tensor]:
-        with stopwatch(seconds, "backbone", self.config.device):
+        with stopwatch(seconds, "backbone", self.config.execution.device):
             features = self.backbone(images)
-        with stopwatch(seconds, "embed", self.config.device):
+        with stopwatch(seconds, "embed", self.config.execution.device):
             return self.embedding.select(features)
 
     def score(self, gaussians: PatchGaussians, images: Tensor, seconds: dict[str, float]) -> tuple[Tensor, ...]:
         """Selected features by layer, squared distances (B, P), maps (B, S, S) and scores (B,) of a batch."""
         selected = self.selected(images, seconds)
         protocol = self.config.protocol
-        with stopwatch(seconds, "distance", self.config.device):
+        with stopwatch(seconds, "distance", self.config.execution.device):
             squared = gaussians.squared_distances(selected)
-        with stopwatch(seconds, "map", self.config.device):
+        with stopwatch(seconds, "map", self.config.execution.device):
             distances = squared.sqrt().reshape(-1, *self.embedding.grid)
             maps, scores = anomaly_maps(distances, (protocol.size, protocol.size), protocol)
         return (*selected, squared, maps, scores)
@@ -173,8 +173,8 @@ def fit(bench: Bench, kept: Spool) -> tuple[PatchGaussians, dict[str, float]]:
     Raises StrategyInvalidError if the strategy's factorisation is wrong here.
     """
     seconds = dict.fromkeys(FIT_STAGES, 0.0)
-    moments, device = TimedMoments(bench.embedding, bench.config), bench.config.device
-    for samples in _batches(bench.category.train, bench.config.batch_size):
+    moments, device = TimedMoments(bench.embedding, bench.config), bench.config.execution.device
+    for samples in _batches(bench.category.train, bench.config.execution.batch_size):
         selected = bench.selected(bench.images(samples, seconds), seconds)
         with stopwatch(seconds, "moments", device):
             moments.update(selected)
@@ -247,7 +247,7 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
     try:
         gaussians, fit_s = fit(bench, train)
     except StrategyInvalidError as error:
-        return {"status": VOID, "reason": str(error), "gate": GATES[config.dtype]}
+        return {"status": VOID, "reason": str(error), "gate": GATES[config.model.storage]}
     peaks["fit"] = memory.read()["peak_rss_bytes"]
     size = max(settings.batch_sizes)
     for samples in _batches(category.test, size):
@@ -272,13 +272,13 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
     accuracy = {
         "largest_error": largest,
         "median_error": float(errors.median()),
-        "gate": GATES[config.dtype],
+        "gate": GATES[config.model.storage],
         "n_positions": exact.shape[1],
         "n_images": exact.shape[0],
         "reference": "float64 Cholesky of the same features",
     }
     strategy = gaussians.strategy
-    status, reason = verdict(strategy.name, config.dtype, largest, exact=strategy.exact)
+    status, reason = verdict(strategy.name, config.model.storage, largest, exact=strategy.exact)
     record = {
         "status": status,
         "reason": reason,
@@ -309,9 +309,13 @@ def _profile(bench: Bench, settings: ProfileSettings, memory: PeakMemory, peaks:
 
 
 def _bench(category: Category, config: RunConfig, weights: Any) -> Bench:
-    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(torch.device(config.device))
+    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(
+        torch.device(config.execution.device)
+    )
     grids = backbone.grids(config.protocol.size)  # of a blank image, which is the backbone's warm-up
-    embedding = reduced_embedding(backbone.channels, grids, config.reduction, config.n_features, config.seed)
+    embedding = reduced_embedding(
+        backbone.channels, grids, config.model.reduction, config.model.n_features, config.model.seed
+    )
     return Bench(category, config, backbone, embedding)
 
 
@@ -320,14 +324,14 @@ def _file_bytes(bench: Bench, gaussians: PatchGaussians) -> int:
     config = bench.config
     model = PaDiM(
         bench.backbone,
-        n_features=config.n_features,
-        seed=config.seed,
-        strategy=config.strategy,
-        dtype=config.dtype,
-        compute_dtype=config.compute_dtype,
+        n_features=config.model.n_features,
+        seed=config.model.seed,
+        strategy=config.model.strategy,
+        dtype=config.model.storage,
+        compute_dtype=config.model.compute_dtype,
         protocol=config.protocol,
-        device=config.device,
-        reduction=config.reduction,
+        device=config.execution.device,
+        reduction=config.model.reduction,
     ).use(gaussians, (config.protocol.size, config.protocol.size))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"

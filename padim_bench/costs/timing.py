@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from padim_bench.machine.environment import environment
 from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.layers import layer_names
@@ -28,7 +29,7 @@ from padim_bench.padim.model import COMPUTE_DTYPES, DEFAULT_MEMORY_LIMIT
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import Protocol, get_protocol
-from padim_bench.records.config import RunConfig, normalised
+from padim_bench.records.config import Execution, RunConfig
 from padim_bench.records.files import Record, as_read
 from padim_bench.records.measurements import measurement_id
 from padim_bench.records.sealed import SCHEMA_VERSION
@@ -72,7 +73,7 @@ class _Rig:
 
     def fit(self, features: Sequence[Sequence[Tensor]], strategy: str, n: int | None = None) -> PatchGaussians:
         """Gaussians of the first ``n`` images of selected features, batch by batch; None for all."""
-        moments = TrainingMoments(self.embedding, COMPUTE_DTYPES[self.config.compute_dtype], DEFAULT_MEMORY_LIMIT)
+        moments = TrainingMoments(self.embedding, COMPUTE_DTYPES[self.config.model.compute_dtype], DEFAULT_MEMORY_LIMIT)
         left = sum(batch[0].shape[1] for batch in features) if n is None else n
         for batch in features:
             if left > 0:
@@ -82,7 +83,7 @@ class _Rig:
             moments,
             epsilon=self.protocol.epsilon,
             strategy=strategy,
-            storage=self.config.dtype,
+            storage=self.config.model.storage,
             consume=True,
         )
 
@@ -138,18 +139,16 @@ def measure_timing(
             f"{category.name} has {len(category.train)} training and {len(category.test)} test images, and {n_images} "
             "are to be timed: timing needs at least 2, 1 and 1"
         )
-    config = _config(
-        category,
-        weights,
-        layers=layers,
-        n_features=n_features,
+    model = PaDiMConfig(
+        weights.arch,
+        layer_names(weights.arch, layers),
+        n_features,
         seed=seed,
         strategy=strategy,
-        dtype=dtype,
+        storage=dtype,
         protocol=get_protocol(protocol),
-        device=device,
-        threads=threads,
     )
+    config = RunConfig(category.dataset, category.name, model, weights.label, Execution(device, threads))
     with torch_threads(threads), full_precision():
         digest = split_digest(category, threads=threads)
         rig = _rig(category, weights, config)
@@ -221,25 +220,16 @@ def describe(
         },
         "weights": weights.to_dict(),
         # Of the measurement, which need not be what this process happens to be set to.
-        "environment": environment(config.device) | {"threads": config.threads},
+        "environment": environment(config.execution.device) | {"threads": config.execution.threads},
     }
 
 
-def _config(category: Category, weights: Weights, *, layers: str, **chosen: Any) -> RunConfig:
-    return RunConfig(
-        dataset=category.dataset,
-        category=category.name,
-        backbone=weights.arch,
-        weights=weights.label,
-        layers=layer_names(weights.arch, layers),
-        **chosen,
-    )
-
-
 def _rig(category: Category, weights: Weights, config: RunConfig) -> _Rig:
-    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(torch.device(config.device))
-    config = normalised(config, sum(backbone.channels))
-    channels = draw_channels(sum(backbone.channels), config.n_features, config.seed)
+    backbone = Backbone(weights, config.layers, image_size=config.protocol.size).to(
+        torch.device(config.execution.device)
+    )
+    config = replace(config, model=config.model.normalised(sum(backbone.channels)))
+    channels = draw_channels(sum(backbone.channels), config.model.n_features, config.model.seed)
     # The blank image that tells the grids is also the backbone's warm-up.
     grids = backbone.grids(config.protocol.size)
     return _Rig(category, config, backbone, PatchEmbedding(backbone.channels, grids, channels))
@@ -255,7 +245,7 @@ def _time_training(rig: _Rig) -> tuple[dict[str, float], list[list[Tensor]], Pat
     """Seconds by stage, the selected features batch by batch, and the fitted Gaussians."""
     seconds = dict.fromkeys(TRAINING_STAGES, 0.0)
     features: list[list[Tensor]] = []
-    device, size = rig.config.device, rig.config.batch_size
+    device, size = rig.config.execution.device, rig.config.execution.batch_size
     for start in range(0, len(rig.category.train), size):
         with stopwatch(seconds, "read", device):
             images = torch.cat([rig.read(sample) for sample in rig.category.train[start : start + size]])
@@ -264,13 +254,13 @@ def _time_training(rig: _Rig) -> tuple[dict[str, float], list[list[Tensor]], Pat
         with stopwatch(seconds, "fit", device):
             features.append(rig.embedding.select(maps))
     with stopwatch(seconds, "fit", device):
-        gaussians = rig.fit(features, rig.config.strategy)
+        gaussians = rig.fit(features, rig.config.model.strategy)
     return seconds | {"total": sum(seconds.values())}, features, gaussians
 
 
 def _time_inference(rig: _Rig, gaussians: PatchGaussians, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Median and 90th percentile in seconds of every stage and of their sum, one image at a time."""
-    device = rig.config.device
+    device = rig.config.execution.device
     rows: list[dict[str, float]] = []
     for _, sample in _after_warmup(samples, rows):
         seconds: dict[str, float] = {}
@@ -306,7 +296,7 @@ def _affordable(rig: _Rig, strategy: str, counts: Sequence[int], limit: int) -> 
     kept: list[int] = []
     total = 0
     for n in sorted(counts, key=lambda n: (n not in {counts[0], counts[-1]}, -n)):
-        total += state_bytes(strategy, rig.config.dtype, n, d, positions)
+        total += state_bytes(strategy, rig.config.model.storage, n, d, positions)
         if len(kept) < 2 or total <= limit:
             kept.append(n)
     return sorted(kept)
@@ -321,7 +311,7 @@ def _time_growth(
     samples: Sequence[Sample],
 ) -> list[dict[str, Any]]:
     """A point for each number of training images; ``models`` are those that are fitted already."""
-    device = rig.config.device
+    device = rig.config.execution.device
     models = models | {n: rig.fit(features, strategy, n) for n in counts if n not in models}
     rows: list[dict[int, tuple[float, float]]] = []
     for i, sample in _after_warmup(samples, rows):

@@ -136,7 +136,7 @@ class CategoryReader:
     def notes(self) -> tuple[str, ...]:
         """Lines on how the files read so far were read that one should know of."""
         n_masks = sum(s.mask is not None for s in self.category.test)
-        return self._notes.lines(bits=self.protocol.bits, n_masks=n_masks)
+        return self._notes.lines(bits=self.protocol.images.bits, n_masks=n_masks)
 
 
 def load_category(
@@ -178,7 +178,7 @@ def mask_pixels(category: Category, protocol: Protocol) -> int:
     Where the protocol compares at the masks' own size, that is of the images' headers; a file that cannot be read
     counts nothing, as whoever decodes it will say.
     """
-    if protocol.compare_at == "protocol":
+    if protocol.masks.compare_at == "protocol":
         return len(category.test) * protocol.size**2
     total = 0
     for sample in category.test:
@@ -192,7 +192,7 @@ def load_masks(category: Category, protocol: Protocol, *, threads: int = 1) -> M
     """``LoadedCategory.masks`` alone, for another protocol of the same images. Raises as loading does."""
 
     def load(sample: Sample) -> NDArray[np.bool_]:
-        stored = protocol.compare_at == "masks" and sample.mask is None
+        stored = protocol.masks.compare_at == "masks" and sample.mask is None
         size = read_image(sample.image, protocol, sample_name(category, sample))[1] if stored else None
         return _load_mask(sample, category, protocol, size, Notes())[0]
 
@@ -238,7 +238,7 @@ def _load_mask(
 ) -> tuple[NDArray[np.bool_], str]:
     """A sample's mask, all False for a normal image of ``size``, and its line of the digest."""
     if sample.mask is None:
-        if protocol.compare_at == "masks" and size is not None:
+        if protocol.masks.compare_at == "masks" and size is not None:
             rows, columns = original_crop(size, protocol)
             return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool), ""
         return np.zeros((protocol.size, protocol.size), dtype=bool), ""

@@ -30,6 +30,6 @@ def placement(name: str, protocol: Protocol) -> Placement:
         protocol: its ``rotation`` bounds the angle, ``resize`` and ``crop`` the corner, ``version`` seeds.
     """
     # A string seeds through its SHA-512, and random() is the same on every version and machine.
-    draw = random.Random(f"rd-mvtec {protocol.version} {name}").random
-    free = protocol.resize - protocol.size + 1
-    return Placement(protocol.rotation * (2 * draw() - 1), int(draw() * free), int(draw() * free))
+    draw = random.Random(f"rd-mvtec {protocol.images.version} {name}").random
+    free = protocol.images.resize - protocol.size + 1
+    return Placement(protocol.images.rotation * (2 * draw() - 1), int(draw() * free), int(draw() * free))

@@ -68,16 +68,18 @@ def decode_image(
     if image.mode not in _READ_MODES:
         raise PadimBenchError(f"{path} is in {image.mode}, which is not read: export it as 8-bit RGB or grey")
     if is_wide(image):
-        if protocol.bits is not None:
+        if protocol.images.bits is not None:
             lower = decode(content, path, low_bytes=True)
             upper = np.asarray(image.convert("RGB"), dtype=np.uint16) << 8
-            return Image.fromarray(_narrowed(upper | np.asarray(lower.convert("RGB")), path, protocol.bits, notes))
+            return Image.fromarray(
+                _narrowed(upper | np.asarray(lower.convert("RGB")), path, protocol.images.bits, notes)
+            )
         if notes is not None:
             notes.add("wide", path, int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
         return image
     if image.mode.startswith("I"):
         stated = stated_bits(image)
-        bits, told = (protocol.bits, notes) if stated is None else (stated, None)
+        bits, told = (protocol.images.bits, notes) if stated is None else (stated, None)
         return Image.fromarray(_narrowed(np.asarray(image), path, bits, told))
     return image
 
@@ -127,11 +129,11 @@ def prepare_image(image: Image.Image, protocol: Protocol, name: str = "") -> NDA
     :func:`decode_image` does for values whose range is unknown.
     """
     if image.mode[0] == "I":
-        image = Image.fromarray(_narrowed(np.asarray(image), Path(name or "image"), protocol.bits, None))
+        image = Image.fromarray(_narrowed(np.asarray(image), Path(name or "image"), protocol.images.bits, None))
     # Grey is resized before it becomes three equal channels: a quarter of the memory.
     if image.mode not in {"L", "RGB"}:
         image = image.convert("RGB")
-    small = _resize_and_crop(image, protocol, protocol.image_interpolation, name).convert("RGB")
+    small = _resize_and_crop(image, protocol, protocol.images.interpolation, name).convert("RGB")
     return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
 
 
@@ -140,32 +142,35 @@ def prepare_mask(mask: NDArray[np.bool_], protocol: Protocol, name: str = "") ->
 
     (S, S), or where the protocol compares at the masks' own resolution the part of the mask under the crop.
     """
-    if protocol.compare_at == "masks":
+    if protocol.masks.compare_at == "masks":
         rows, columns = original_crop((mask.shape[1], mask.shape[0]), protocol)
         return np.ascontiguousarray(mask[rows, columns])
     binary = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    return np.asarray(_resize_and_crop(binary, protocol, protocol.mask_interpolation, name)) > 127
+    return np.asarray(_resize_and_crop(binary, protocol, protocol.masks.interpolation, name)) > 127
 
 
 def original_crop(size: tuple[int, int], protocol: Protocol) -> tuple[slice, slice]:
     """Rows and columns under the crop in an image of (width, height) as stored, to the nearest pixel."""
-    start = (protocol.resize - protocol.size) // 2
+    resize = protocol.images.resize
+    start = (resize - protocol.size) // 2
     rows, columns = (
-        slice(round(side * start / protocol.resize), round(side * (start + protocol.size) / protocol.resize))
+        slice(
+            round(side * start / protocol.images.resize), round(side * (start + protocol.size) / protocol.images.resize)
+        )
         for side in reversed(size)
     )
     return rows, columns
 
 
 def _resize_and_crop(image: Image.Image, protocol: Protocol, interpolation: Interpolation, name: str) -> Image.Image:
-    side = (protocol.resize, protocol.resize)
+    side = (protocol.images.resize, protocol.images.resize)
     if image.size != side:
         image = image.resize(side, _FILTERS[interpolation])
-    if protocol.crop is None:
+    if protocol.images.crop is None:
         return image
-    left = top = (protocol.resize - protocol.crop) // 2
-    if protocol.rotation:
+    left = top = (protocol.images.resize - protocol.images.crop) // 2
+    if protocol.images.rotation:
         place = placement(name, protocol)
         left, top = place.left, place.top
         image = image.rotate(place.angle, _ROTATION_FILTERS[interpolation])
-    return image.crop((left, top, left + protocol.crop, top + protocol.crop))
+    return image.crop((left, top, left + protocol.images.crop, top + protocol.images.crop))

@@ -20,10 +20,10 @@ from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category, Counts, Sample
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.progress import Progress
-from padim_bench.protocols import Protocol
+from padim_bench.protocols import ImageChoices, Protocol
 
 # Every file is read, decoded and prepared as by a run; the small size saves memory.
-_PROTOCOL = Protocol("verify", resize=32, crop=None)
+_PROTOCOL = Protocol("verify", ImageChoices(resize=32, crop=None))
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 

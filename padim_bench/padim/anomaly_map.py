@@ -55,12 +55,12 @@ def anomaly_maps(
         parts = []
         for grid in grids:
             left, right = (
-                axis_operator(cells, pixels, protocol.map_interpolation, sigma, protocol.border).to(grid)
+                axis_operator(cells, pixels, protocol.maps.interpolation, sigma, protocol.maps.border).to(grid)
                 for cells, pixels in zip(grid.shape[1:], size, strict=True)
             )
             parts.append(left @ grid @ right.T)
         return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).float()
 
-    maps = mapped(protocol.sigma)
-    scored = maps if protocol.score_from == "smoothed" else mapped(0.0)
+    maps = mapped(protocol.maps.sigma)
+    scored = maps if protocol.maps.score_from == "smoothed" else mapped(0.0)
     return maps, scored.amax(dim=(1, 2))

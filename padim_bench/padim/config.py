@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from padim_bench.protocols import PROTOCOLS, Protocol
+from padim_bench.padim.paper import short_name
+from padim_bench.padim.reduction import REDUCTIONS, WHOLE
+from padim_bench.protocols import PROTOCOLS, STORED_STRICTLY, Protocol
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,22 @@ class PaDiMConfig:
     compute_dtype: str = "float64"
     backbone_dtype: str = "float32"
     protocol: Protocol = PROTOCOLS["paper"]
+
+    __pydantic_config__: ClassVar = STORED_STRICTLY
+
+    @property
+    def name(self) -> str:
+        """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
+        short = short_name(self.backbone.partition(".")[0])
+        if self.fusion == "sum":
+            return f"{short}-sum"
+        if len(self.layers) == 1:
+            short += f"-{self.layers[0]}"
+        return short if self.n_features is None else f"{short}-{REDUCTIONS[self.reduction].label}{self.n_features}"
+
+    def normalised(self, n_channels: int) -> PaDiMConfig:
+        """The same model in one spelling: all channels are all, however chosen; what draws nothing has seed 0."""
+        reduction = REDUCTIONS[self.reduction]
+        if reduction.keeps_all or (self.n_features in {None, n_channels} and not reduction.projects):
+            return replace(self, n_features=None, reduction=WHOLE, seed=0)
+        return self if reduction.drawn else replace(self, seed=0)

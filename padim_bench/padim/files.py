@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -29,7 +30,7 @@ from padim_bench.protocols import Protocol
 if TYPE_CHECKING:
     from padim_bench.padim.model import PaDiM
 
-MODEL_FORMAT = "3"
+MODEL_FORMAT = "4"
 _AGAIN = "fit and save it again"
 _HASHED_AT_ONCE = 16 << 20
 _LARGEST_SIDE, _LARGEST_SIGMA = 1 << 16, 1e4  # pixels; of a map
@@ -98,7 +99,7 @@ def save_model(model: PaDiM, path: Path | str) -> None:
         "strategy_used": gaussians.strategy.name,
         "dtype": model.config.storage,
         "compute_dtype": model.config.compute_dtype,
-        "protocol": model.config.protocol.to_dict(),
+        "protocol": asdict(model.config.protocol),
         "epsilon": gaussians.epsilon,
         "image_size": model.image_size,
         "layer_grids": gaussians.embedding.layer_grids,
@@ -216,7 +217,7 @@ def _checked(text: str) -> About:
         "weights.arch": weights["arch"] == about["arch"],
         "weights.seed": weights["trained"] == (weights["seed"] is None),
         "layer_grids": len(about["layer_grids"]) == len(about["layers"]),
-        "protocol.sigma": about["protocol"].sigma <= _LARGEST_SIGMA,
+        "protocol.maps.sigma": about["protocol"].maps.sigma <= _LARGEST_SIGMA,
     }.items():
         if not holds:
             raise ValueError(f"{name}: no model was saved with that")

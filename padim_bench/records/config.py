@@ -4,18 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.reading import in_one_line
-from padim_bench.padim.paper import short_name
-from padim_bench.padim.reduction import REDUCTIONS, WHOLE
+from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.protocols import STORED_STRICTLY, Protocol
 
 FUSIONS = ("concatenate", "sum")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run over any category, with whatever weights its architecture has.
+
+    Attributes:
+        model: what is run.
+        extras: further measurements in the record, such as "pro_variants".
+    """
+
+    model: PaDiMConfig
+    extras: tuple[str, ...] = ()
+
+    def vary(self, **changes: Any) -> Wanted:
+        """The same with some of the model's choices changed."""
+        return replace(self, model=replace(self.model, **changes))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how a model runs.
+
+    Attributes:
+        device: of torch.
+        threads: of torch; batched LU depends on them.
+        batch_size: images at a time.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 8
+
+    __pydantic_config__: ClassVar = STORED_STRICTLY
 
 
 @dataclass(frozen=True)
@@ -24,63 +58,65 @@ class RunConfig:
 
     Attributes:
         dataset, category: what is trained on and tested.
-        backbone: timm architecture.
+        model: its ``backbone`` an architecture without tag, its ``layers`` timm module names.
         weights: label of the weights (a tag, a file name with digest, or untrained).
-        layers: timm module names, in order.
-        reduction: a name in ``padim.reduction.REDUCTIONS``.
-        n_features: dimensions kept; None for all.
-        seed: of a random reduction; 0 where nothing is drawn.
-        fusion: "concatenate" (the paper's), or "sum" for the sum of the maps of one model per layer.
-        strategy, dtype: how the inverse covariance is held.
-        compute_dtype: of means, covariances and factorisations; a strategy that needs no more takes float32,
-            which the record says.
-        backbone_dtype: of the backbone's convolutions.
-        protocol: images, maps and epsilon.
-        device, threads: where it ran; batched LU depends on the threads.
-        batch_size: images at a time.
+        execution: where it ran.
         extras: further measurements in the record, such as "pro_variants".
         every: of a video's frames, the first and then every so many.
     """
 
     dataset: str
     category: str
-    backbone: str
+    model: PaDiMConfig
     weights: str
-    layers: tuple[str, ...]
-    n_features: int | None
-    seed: int
-    strategy: str
-    dtype: str
-    protocol: Protocol
-    compute_dtype: str = "float64"
-    device: str = "cpu"
-    threads: int = 1
-    batch_size: int = 8
-    reduction: str = "random"
-    fusion: str = "concatenate"
+    execution: Execution = Execution()
     extras: tuple[str, ...] = ()
     every: int = 1
-    backbone_dtype: str = "float32"
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
     @property
     def model_name(self) -> str:
         """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
-        short = short_name(self.backbone)
-        if self.fusion == "sum":
-            return f"{short}-sum"
-        if len(self.layers) == 1:
-            short += f"-{self.layers[0]}"
-        return short if self.n_features is None else f"{short}-{REDUCTIONS[self.reduction].label}{self.n_features}"
+        return self.model.name
+
+    @property
+    def protocol(self) -> Protocol:
+        """The model's."""
+        return self.model.protocol
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """timm module names, in order."""
+        assert isinstance(self.model.layers, tuple), "a run's layers are resolved"
+        return self.model.layers
 
     def to_dict(self) -> dict[str, Any]:
-        return vars(self) | {"protocol": self.protocol.to_dict()}
+        """All choices by name."""
+        return {
+            "dataset": self.dataset,
+            "category": self.category,
+            "backbone": self.model.backbone,
+            "weights": self.weights,
+            "layers": self.layers,
+            "n_features": self.model.n_features,
+            "seed": self.model.seed,
+            "strategy": self.model.strategy,
+            "dtype": self.model.storage,
+            "protocol": self.protocol.to_dict(),
+            "compute_dtype": self.model.compute_dtype,
+            **vars(self.execution),
+            "reduction": self.model.reduction,
+            "fusion": self.model.fusion,
+            "extras": self.extras,
+            "every": self.every,
+            "backbone_dtype": self.model.backbone_dtype,
+        }
 
     def identity(self) -> dict[str, Any]:
         """What of it is part of an id."""
         protocol = {name: value for name, value in self.protocol.to_dict().items() if name != "source"}  # prose
-        return vars(self) | {"protocol": protocol}
+        return self.to_dict() | {"protocol": protocol}
 
     def run_id(self, split_digest: str, weights_sha256: str, **more: Any) -> str:
         """Hex digest of the canonical JSON of the configuration and of its inputs' digests.
@@ -92,6 +128,23 @@ class RunConfig:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+_MODEL = {field.name: field.name for field in fields(PaDiMConfig)} | {"storage": "dtype"}
+_FIELDS = frozenset((*_MODEL.values(), *(f.name for f in (*fields(Execution), *fields(RunConfig))))) - {
+    "model",
+    "execution",
+}
+
+
+def _nested(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``stored`` is a configuration, member by member as the classes have them."""
+    own = {key: value for key, value in stored.items() if key in _FIELDS}
+    model = {name: own.pop(key) for name, key in _MODEL.items() if key in own}
+    if isinstance(model.get("protocol"), dict):
+        model["protocol"] = Protocol.from_dict(model["protocol"])
+    execution = {f.name: own.pop(f.name) for f in fields(Execution) if f.name in own}
+    return own | {"model": model, "execution": execution}
+
+
 def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration of a record's "config", and what else was chosen for a measurement.
 
@@ -100,35 +153,42 @@ def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     """
     from pydantic import ValidationError
 
-    own = {key: value for key, value in stored.items() if key in _FIELDS}
     try:
-        config: RunConfig = _adapter().validate_json(json.dumps(own), strict=True)
+        config: RunConfig = _adapter().validate_json(json.dumps(_nested(stored)), strict=True)
     except ValidationError as error:
         raise ValueError(f"config.{in_one_line(error)}") from None
     except PadimBenchError as error:
         raise ValueError(f"config.protocol: {error}") from None
-    for name, least in (("threads", 1), ("batch_size", 1), ("every", 1), ("seed", 0), ("n_features", 1)):
-        value = getattr(config, name)
+    model, execution = config.model, config.execution
+    for name, least, value in (
+        ("threads", 1, execution.threads),
+        ("batch_size", 1, execution.batch_size),
+        ("every", 1, config.every),
+        ("seed", 0, model.seed),
+        ("n_features", 1, model.n_features),
+    ):
         if value is not None and value < least:
             raise ValueError(f"config.{name}: {value} is less than {least}")
     for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"config.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
-    if not config.layers:
+        if getattr(model, name) not in choices:
+            raise ValueError(f"config.{_MODEL[name]}: {getattr(model, name)!r} is none of {', '.join(choices)}")
+    if not model.layers or isinstance(model.layers, str):
         raise ValueError("config.layers: there are none")
-    for fields_, complete in ((stored, config.to_dict()), (stored["protocol"], config.protocol.to_dict())):
+    for fields_, complete in (
+        (stored, config.to_dict()),
+        (stored.setdefault("protocol", {}), config.protocol.to_dict()),
+    ):
         for name in complete.keys() - fields_.keys():
             fields_[name] = list(complete[name]) if isinstance(complete[name], tuple) else complete[name]
     return config, {key: value for key, value in stored.items() if key not in _FIELDS}
 
 
-_FIELDS = frozenset(field.name for field in fields(RunConfig))
 # Storage and computation, as costs and reports tell them apart.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CHOICES: dict[str, Collection[str]] = {
     "reduction": REDUCTIONS,
     "fusion": FUSIONS,
-    "dtype": _DTYPES,
+    "storage": _DTYPES,
     "compute_dtype": _DTYPES,
     "backbone_dtype": _DTYPES,
 }
@@ -139,11 +199,3 @@ def _adapter() -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(RunConfig)
-
-
-def normalised(config: RunConfig, n_channels: int) -> RunConfig:
-    """The same run in one spelling: all channels are all, however they were chosen; what draws nothing has seed 0."""
-    reduction = REDUCTIONS[config.reduction]
-    if reduction.keeps_all or (config.n_features in {None, n_channels} and not reduction.projects):
-        return replace(config, n_features=None, reduction=WHOLE, seed=0)
-    return config if reduction.drawn else replace(config, seed=0)

@@ -52,13 +52,19 @@ def values(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         config, _ = read_config(record["config"])
         found = record["environment"]
-        machine = f"{found.get('gpu') or found['cpu']}, {config.threads} thread{'s' if config.threads > 1 else ''}"
+        n, model = config.execution.threads, config.model
+        machine = f"{found.get('gpu') or found['cpu']}, {n} thread{'s' if n > 1 else ''}"
         for metric in record["metrics"] or METRICS:
             value = (record["metrics"] or {}).get(metric)
             rows.append(
                 (
-                    *(config.dataset, config.category, config.model_name, config.weights, metric, config.seed),
-                    *(config.protocol.name, config.strategy, config.dtype, float("nan") if value is None else value),
+                    *(config.dataset, config.category, config.model_name, config.weights, metric, model.seed),
+                    *(
+                        config.protocol.name,
+                        config.model.strategy,
+                        config.model.storage,
+                        float("nan") if value is None else value,
+                    ),
                     *(record["status"], ",".join(config.extras), record["id"], machine),
                 )
             )

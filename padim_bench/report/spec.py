@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.summary import METRICS
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 
 REPORTS = ("seeds", "gaps")
@@ -44,25 +45,20 @@ class Claim:
 class TableModel:
     """A model of a table and its name in the paper's CSV ("" where the paper has no such row).
 
-    ``seed`` is of its reduction; with ``--seeds N``, or ``seeds`` in the spec, seeds 0 to N - 1 take its place.
+    ``model`` is a description; with ``--seeds N``, or ``seeds`` in the spec, seeds 0 to N - 1 take the place of its
+    own, and the protocol asked for that of its own.
     """
 
     title: str
-    arch: str
+    model: PaDiMConfig
     tag: str
-    strategy: str = "auto"
-    n_features: int | None = None
-    seed: int = 0
     paper_method: str = ""
-    layers: str = "paper"
     stand_in_for: str = ""
-    reduction: str = "random"
-    fusion: str = "concatenate"
 
     @property
     def drawn(self) -> bool:
         """Whether seeds make a difference."""
-        return self.n_features is not None and REDUCTIONS[self.reduction].drawn
+        return self.model.n_features is not None and REDUCTIONS[self.model.reduction].drawn
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def load_spec(name: str) -> TableSpec:
             title=raw["title"],
             layout=raw["layout"],
             metrics=tuple(TableMetric(**m) for m in raw["metrics"]),
-            models=tuple(TableModel(**m) for m in raw["models"]),
+            models=tuple(map(_table_model, raw["models"])),
             paper=read_paper(path.parent / raw["paper_csv"]),
             dataset=raw.get("dataset", PAPER_DATASET),
             seeds=raw.get("seeds", 0),
@@ -171,6 +167,20 @@ def load_spec(name: str) -> TableSpec:
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _invalid(path, error) from error
+
+
+def described(model: Mapping[str, Any]) -> PaDiMConfig:
+    """What of a spec's ``[[models]]`` describes a model. Raises TypeError for what nothing is called."""
+    members = {"backbone" if name == "arch" else name: value for name, value in model.items() if name in _OF_A_MODEL}
+    return PaDiMConfig(**{"strategy": "auto", "n_features": None} | members)
+
+
+_OF_A_MODEL = {"arch", *(field.name for field in fields(PaDiMConfig))} - {"backbone", "protocol"}
+
+
+def _table_model(model: Mapping[str, Any]) -> TableModel:
+    others = {name: value for name, value in model.items() if name not in _OF_A_MODEL}
+    return TableModel(model=described(model), **others)
 
 
 def read_paper(path: Path) -> dict[tuple[str, str, str], Printed]:

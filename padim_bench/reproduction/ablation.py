@@ -30,12 +30,12 @@ def walk(start: str, end: str) -> list[Step]:
     Raises PadimBenchError if they differ in a field that no step changes.
     """
     first, last = get_protocol(start), get_protocol(end)
-    differing = [name for name in CHOICES if getattr(first, name) != getattr(last, name)]
-    if _choices(first.vary(**{name: getattr(last, name) for name in differing})) != _choices(last):
+    differing = [name for name in CHOICES if first.choice(name) != last.choice(name)]
+    if _choices(first.vary(**{name: last.choice(name) for name in differing})) != _choices(last):
         raise PadimBenchError(f"presets {start} and {end} differ in a field that the ablation does not know")
     steps, here = [Step(start, first)], first
     for i, name in enumerate(differing):
-        value = getattr(last, name)
+        value = last.choice(name)
         told = f"{name.replace('_', ' ')} {'none' if value is None else value}"
         here = here.vary(**{name: value})
         if i < len(differing) - 1:

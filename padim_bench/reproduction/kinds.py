@@ -17,12 +17,13 @@ from padim_bench.data.datasets import DATASETS, PAPER_SCENES
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.protocols import Protocol, get_protocol
+from padim_bench.records.config import Wanted
 from padim_bench.records.files import Record
 from padim_bench.records.merged import Evidence, category_order
 from padim_bench.report.page import Page
-from padim_bench.report.spec import TableModel, TableSpec, load_spec, load_toml
+from padim_bench.report.spec import TableModel, TableSpec, described, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk
-from padim_bench.reproduction.wanted import Runs, Wanted
+from padim_bench.reproduction.wanted import Runs
 
 # Runs by the title of the row or column that they are of.
 WantedRuns = dict[str, list[Wanted]]
@@ -44,10 +45,10 @@ class Choice:
     seeds: int = 0
     backbone_dtype: str = "float32"
 
-    def wants(self, backbone: str, *, extras: tuple[str, ...] = (), **model: Any) -> Wanted:
-        """A run of ``backbone``, under this protocol unless ``model`` has one of its own."""
-        chosen: dict[str, Any] = {"protocol": self.protocol, "backbone_dtype": self.backbone_dtype} | model
-        return Wanted(PaDiMConfig(backbone, **chosen), extras)
+    def wants(self, model: PaDiMConfig, *, extras: tuple[str, ...] = (), **changes: Any) -> Wanted:
+        """A run of ``model`` with some changes, under this protocol unless there is another among them."""
+        chosen: dict[str, Any] = {"protocol": self.protocol, "backbone_dtype": self.backbone_dtype} | changes
+        return Wanted(replace(model, **chosen), extras)
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,11 @@ def _table_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
 def _replicates(spec: TableSpec, model: TableModel, choice: Choice) -> list[list[Wanted]]:
     """The runs of a model: a list for each version, of a run for each seed."""
     n_seeds = choice.seeds or spec.seeds
-    drawn = range(n_seeds) if n_seeds and model.drawn else [model.seed]
+    drawn = range(n_seeds) if n_seeds and model.drawn else [model.model.seed]
     protocols = [choice.protocol]
     if own := DATASETS["rd-mvtec" if spec.versions else spec.dataset].protocol:
         protocols = [own(version) for version in range(spec.versions or 1)]
-    one = choice.wants(
-        model.arch,
-        layers=model.layers,
-        n_features=model.n_features,
-        strategy=model.strategy,
-        reduction=model.reduction,
-        fusion=model.fusion,
-    )
+    one = choice.wants(model.model)
     return [[one.vary(seed=seed, protocol=protocol) for seed in drawn] for protocol in protocols]
 
 
@@ -120,14 +114,14 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     for model in spec.models:
         seeds = choice.seeds if model.drawn else 1
         ones = [of_version[0] for of_version in _replicates(spec, model, replace(choice, seeds=1))]
-        present = list(takewhile(lambda one: rectangle(runs, [one], seeds, model.seed), ones))  # noqa: B023
-        if present and (replicates := rectangle(runs, present, seeds, model.seed)):
+        present = list(takewhile(lambda one: rectangle(runs, [one], seeds, model.model.seed), ones))  # noqa: B023
+        if present and (replicates := rectangle(runs, present, seeds, model.model.seed)):
             found[model.title], versions = replicates, max(versions, len(present))
-    at_hand = {m.arch for m in spec.models if m.title in found}
+    at_hand = {m.model.backbone for m in spec.models if m.title in found}
     found = {m.title: found[m.title] for m in spec.models if m.title in found and m.stand_in_for not in at_hand}
     missing = {m.title: NO_RECORD for m in spec.models if m.title not in found and not m.stand_in_for}
     for model in spec.models if choice.seeds else ():
-        if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.seed):
+        if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.model.seed):
             missing[model.title] = f"no record of {choice.seeds} seeds of it here"
     if spec.versions and versions:
         spec = replace(spec, versions=versions)
@@ -186,9 +180,7 @@ def _seeds_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
 
 
 def _of_seeds(spec: Mapping[str, Any], model: Mapping[str, Any], choice: Choice) -> Wanted:
-    return choice.wants(
-        spec["arch"], n_features=model.get("n_features"), strategy=spec["strategy"], reduction=model["reduction"]
-    )
+    return choice.wants(described(dict(model) | {name: spec[name] for name in ("arch", "strategy")}))
 
 
 def _seeds_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
@@ -215,10 +207,7 @@ def _gaps_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
         protocols = gap_protocols(spec) if i == 0 else [get_protocol(p) for p in spec["presets"]]
         wanted[m["title"]] = [
             choice.wants(
-                m["arch"],
-                n_features=m["n_features"],
-                seed=spec["seed"],
-                strategy=spec["strategy"],
+                described(m | {name: spec[name] for name in ("seed", "strategy")}),
                 protocol=one,
                 extras=("pro_variants",) if i == 0 and one.name == "paper" else (),
             )
@@ -258,8 +247,7 @@ def _strategies_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
 
 
 def _of_strategies(spec: Mapping[str, Any], choice: Choice, strategy: str, storage: str) -> Wanted:
-    shared = {"n_features": spec["n_features"], "seed": spec["seed"]}
-    return choice.wants(spec["arch"], strategy=strategy, storage=storage, **shared)
+    return choice.wants(described(spec), strategy=strategy, storage=storage)
 
 
 def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:

@@ -15,7 +15,9 @@ from padim_bench.data.stc import Scene
 from padim_bench.demo.images import make_demo
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.paper import weight_files
+from padim_bench.padim.weights import Weights
 from padim_bench.protocols import get_protocol
+from padim_bench.records.config import Wanted
 from padim_bench.records.files import check_mergeable
 from padim_bench.records.measurements import check_measurements
 from padim_bench.records.merged import Evidence
@@ -25,9 +27,8 @@ from padim_bench.report.spec import load_toml
 from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
 from padim_bench.reproduction.measured import Measuring
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
-from padim_bench.reproduction.wanted import Wanted
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
-from padim_bench.runs.runner import ModelSpec, Outcome, Settings, plan, run
+from padim_bench.runs.runner import Outcome, Settings, plan, run
 from padim_bench.runs.scenes import run_scenes
 
 REAL_THING = (
@@ -86,11 +87,11 @@ def reproduce(
     categories: Sequence[Category],
     *,
     results: Path,
+    choice: Choice,
     settings: Settings,
     weights: str | Path | None = None,
     untrained_fallback: bool = False,
     backbones: Sequence[str] | None = None,
-    seeds: int = 0,
     brief: bool = False,
     scenes: Sequence[Scene] = (),
     stc_every: int = 1,
@@ -104,11 +105,12 @@ def reproduce(
         names: from ``report_names()``.
         categories: those present.
         results: records go to ``records/``, tables to ``tables/``, figures to ``figures/``, an index to ``README.md``.
-        settings: protocol, device, threads.
+        choice: the protocol, how many channel seeds, 0 and up, in every table (0 for what each spec says), and the
+            dtype of the backbones.
+        settings: where and how.
         weights: as for ``resolve_weights``, tried first under the spec's tag, then under the bare name.
         untrained_fallback: where no weights can be had, use seeded untrained ones and say so in every title.
         backbones: only these architectures (or ``arch.tag``, which replaces the spec's tag).
-        seeds: so many channel seeds, 0 and up, in every table; 0 for what each spec says.
         brief: for the demo: two versions of Rd-MVTec AD, ten images timed, memory of one strategy.
         scenes: of ShanghaiTech Campus.
         stc_every: of its clips' frames, the first and then every so many.
@@ -130,7 +132,6 @@ def reproduce(
         needed=len(measured) < len(names),
         on_message=on_message,
     )
-    choice = Choice(settings.protocol, seeds, settings.backbone_dtype)
     wanted = {name: kind_of(name).wanted(name, choice, brief) for name in names}
     over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
@@ -151,9 +152,15 @@ def reproduce(
     measurements, failed = [], {}
     for name in measured:
         measuring = Measuring(
-            _measured_category(categories), found, results, settings.threads, settings.device, backbones, brief,
+            _measured_category(categories),
+            found,
+            results,
+            settings.execution.threads,
+            settings.execution.device,
+            backbones,
+            brief,
             on_message,
-        )  # fmt: skip
+        )
         measurements += measuring.timing(name) if specs[name]["layout"] == "timing" else measuring.memory(name)
         if measuring.failed:
             failed[name] = len(measuring.failed)
@@ -186,27 +193,10 @@ def _one_dataset(categories: Sequence[Category]) -> None:
         raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): {mend}")
 
 
-def _models(wanted: Iterable[WantedRuns], found: FoundWeights) -> list[ModelSpec]:
+def _models(wanted: Iterable[WantedRuns], found: FoundWeights) -> list[tuple[Wanted, Weights]]:
     """What is wanted with the weights that there are, each once."""
-    runs = (w for by_title in wanted for ws in by_title.values() for w in ws)
-    return list(dict.fromkeys(_model(w, found) for w in runs if w.model.backbone in found.chosen))
-
-
-def _model(wanted: Wanted, found: FoundWeights) -> ModelSpec:
-    model = wanted.model
-    return ModelSpec(
-        found.chosen[model.backbone],
-        layers=model.layers if isinstance(model.layers, str) else "+".join(model.layers),
-        n_features=model.n_features,
-        seed=model.seed,
-        strategy=model.strategy,
-        dtype=model.storage,
-        compute_dtype=model.compute_dtype,
-        reduction=model.reduction,
-        fusion=model.fusion,
-        protocol=model.protocol,
-        extras=wanted.extras,
-    )
+    runs = dict.fromkeys(w for by_title in wanted for ws in by_title.values() for w in ws)
+    return [(w, found.chosen[w.model.backbone]) for w in runs if w.model.backbone in found.chosen]
 
 
 def _say_what_will_be(

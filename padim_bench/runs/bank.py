@@ -56,20 +56,20 @@ class HeldBank:
         self._unit, self._layouts, self._timings = unit, Layouts(unit, session), timings
         self._components: dict[Members, Tensor] = {}
         progress.stage(name, "decode")
-        with stopwatch(timings, "decode", settings.device):
+        with stopwatch(timings, "decode", settings.execution.device):
             self._loaded = loaded = session.load(unit, progress.advance)
         self.facts, self.labels = loaded.facts, loaded.labels
         self._masks = session.masks
-        backbone = session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
-        self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.batch_size]))
+        backbone = session.backbone_of(unit)
+        self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.execution.batch_size]))
         self.folding_error, self.resampled = backbone.folding_error, backbone.resampled
         kept = self._layouts.kept(unit.configs)
         pixels = hashlib.sha256(loaded.train.data)
         pixels.update(loaded.test.data)
         place = (
             unit.weights.sha256,
-            settings.device,
-            settings.backbone_dtype,
+            settings.execution.device,
+            unit.configs[0].model.backbone_dtype,
             loaded.protocol.size,
             pixels.hexdigest(),
         )
@@ -79,8 +79,8 @@ class HeldBank:
             parts = []
             for part, images in (("train", loaded.train), ("test", loaded.test)):
                 progress.stage(name, f"{unit.weights.arch} {part}")
-                with stopwatch(timings, f"backbone_{part}", settings.device):
-                    batches = torch.split(torch.from_numpy(images), settings.batch_size)
+                with stopwatch(timings, f"backbone_{part}", settings.execution.device):
+                    batches = torch.split(torch.from_numpy(images), settings.execution.batch_size)
                     parts.append(extract(backbone, batches, len(images), kept, on_images=progress.advance))
             found = session.features[place] = (parts[0], parts[1])
         else:
@@ -97,7 +97,7 @@ class HeldBank:
 
     def embedding(self, config: RunConfig, names: Members) -> PatchEmbedding:
         """The embedding of one member of a configuration; principal components are computed once per layers."""
-        if REDUCTIONS[config.reduction].learned and names not in self._components:
+        if REDUCTIONS[config.model.reduction].learned and names not in self._components:
             with stopwatch(self._timings, "principal_components"):
                 moments = ChannelMoments(self._layouts.whole(names))
                 moments.update(self._train.select(names, moments.embedding))
@@ -106,7 +106,7 @@ class HeldBank:
 
     def moments(self, config: RunConfig, names: Members, embedding: PatchEmbedding) -> tuple[TrainingMoments, bool]:
         """Training moments of that embedding, and whether nothing else will ask for them."""
-        moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], NEVER)
+        moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER)
         moments.update(self._train.select(names, embedding))
         return moments, True
 
@@ -115,10 +115,10 @@ class HeldBank:
     ) -> Iterator[tuple[Features, Sequence[NDArray[np.bool_]] | None]]:
         """Features of the test images and their masks, some images at a time; its own time goes to ``timings``."""
         if (choices := config.protocol.mask_choices) not in self._masks:
-            kept = load_masks(self._unit.category, config.protocol, threads=self._unit.settings.threads)
+            kept = load_masks(self._unit.category, config.protocol, threads=self._unit.settings.execution.threads)
             self._masks[choices] = kept if self._unit.category.has_masks else None
         masks = self._masks[choices]
-        for start, stop in _chunks(self._test.n, config.batch_size):
+        for start, stop in _chunks(self._test.n, config.execution.batch_size):
             yield self._test.images(start, stop), None if masks is None else masks[start:stop]
 
 
@@ -134,8 +134,8 @@ class StreamedBank:
     def __init__(self, unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress) -> None:
         self._unit, self._plan, self._timings, self._progress = unit, plan, timings, progress
         self._layouts = Layouts(unit, session)
-        self._backbone = session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
-        self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.threads)
+        self._backbone = session.backbone_of(unit)
+        self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.execution.threads)
         self.labels = self._reader.labels
         self._components: dict[Members, Tensor] = {}
         self._moments: dict[Key, TrainingMoments] = {}
@@ -183,15 +183,15 @@ class StreamedBank:
         self, config: RunConfig, timings: dict[str, float]
     ) -> Iterator[tuple[Features, Sequence[NDArray[np.bool_]] | None]]:
         """Features of the test images and their masks, some images at a time; its own time goes to ``timings``."""
-        category, protocol, threads = self._unit.category, config.protocol, self._unit.settings.threads
+        category, protocol, threads = self._unit.category, config.protocol, self._unit.settings.execution.threads
         choices = protocol.mask_choices
         if self._test is None:
             kept = self._layouts.kept([config])
-            yield from self._pass("test", max(SCORED_AT_ONCE, config.batch_size), kept, protocol, timings)
+            yield from self._pass("test", max(SCORED_AT_ONCE, config.execution.batch_size), kept, protocol, timings)
             return
         if self._plan.exact[choices] and category.has_masks and choices not in self._masks:
             self._masks[choices] = load_masks(category, protocol, threads=threads)
-        for start, stop in _chunks(self._test.n, config.batch_size):
+        for start, stop in _chunks(self._test.n, config.execution.batch_size):
             found: Masks | None = None
             if choices in self._masks:
                 found = self._masks[choices][start:stop]
@@ -201,7 +201,7 @@ class StreamedBank:
 
     def _find_components(self) -> None:
         """Principal components of all configurations that project onto them, in one pass."""
-        learned = [c for c in self._unit.configs if REDUCTIONS[c.reduction].learned]
+        learned = [c for c in self._unit.configs if REDUCTIONS[c.model.reduction].learned]
         wanted = dict.fromkeys(names for c in learned for names in members(c))
         if not wanted:
             return
@@ -224,21 +224,23 @@ class StreamedBank:
                     room = group.room[one]
                     self._moments[one] = TrainingMoments(
                         self.embedding(config, names),
-                        COMPUTE_DTYPES[config.compute_dtype],
+                        COMPUTE_DTYPES[config.model.compute_dtype],
                         NEVER if room is None else room,
                     )
         for maps in self._trained():
-            with stopwatch(self._timings, "fold", self._unit.settings.device):
+            with stopwatch(self._timings, "fold", self._unit.settings.execution.device):
                 for one, moments in self._moments.items():
                     moments.update(moments.embedding.select([maps[name] for name in one[0]]))
 
     def _trained(self) -> Iterator[dict[str, Tensor]]:
         """Feature maps of the training images by layer, batch by batch."""
-        for images, _ in self._decoded("train", self._unit.settings.batch_size, self._reader.protocol, self._timings):
+        for images, _ in self._decoded(
+            "train", self._unit.settings.execution.batch_size, self._reader.protocol, self._timings
+        ):
             batch = torch.from_numpy(images)
             if not self._checked:
                 self.backbone_error, self._checked = self._backbone.check_dtype(batch), True
-            with stopwatch(self._timings, "backbone_train", self._unit.settings.device):
+            with stopwatch(self._timings, "backbone_train", self._unit.settings.execution.device):
                 maps = dict(zip(self._backbone.layers, self._backbone(batch), strict=True))
             self._advance("train", len(batch))
             yield maps
@@ -250,7 +252,7 @@ class StreamedBank:
         whole: Features | None = None
         done = 0
         for features, found in self._pass(
-            "test", self._unit.settings.batch_size, self._layouts.kept(group.configs), protocol, self._timings
+            "test", self._unit.settings.execution.batch_size, self._layouts.kept(group.configs), protocol, self._timings
         ):
             if whole is None:
                 layers = {name: part.new_empty(n, *part.shape[1:]) for name, part in features.layers.items()}
@@ -270,8 +272,8 @@ class StreamedBank:
     ) -> Iterator[tuple[Features, Masks | None]]:
         """Features of ``at_once`` images at a time, and the masks of test images."""
         for images, masks in self._decoded(part, at_once, protocol, timings):
-            with stopwatch(timings, f"backbone_{part}", self._unit.settings.device):
-                batches = torch.split(torch.from_numpy(images), self._unit.settings.batch_size)
+            with stopwatch(timings, f"backbone_{part}", self._unit.settings.execution.device):
+                batches = torch.split(torch.from_numpy(images), self._unit.settings.execution.batch_size)
                 features = extract(self._backbone, batches, len(images), kept)
             self._advance(part, len(images))
             yield features, masks

@@ -47,12 +47,13 @@ Key = tuple[Members, str, int | None, int, str]
 
 def members(config: RunConfig) -> list[Members]:
     """The layers of each model of a configuration: one model, or for a sum of maps one per layer."""
-    return [(name,) for name in config.layers] if config.fusion == "sum" else [config.layers]
+    return [(name,) for name in config.layers] if config.model.fusion == "sum" else [config.layers]
 
 
 def key(config: RunConfig, names: Members) -> Key:
     """Configurations that share it differ only in what is made of the same training moments."""
-    return names, config.reduction, config.n_features, config.seed, config.compute_dtype
+    model = config.model
+    return names, model.reduction, model.n_features, model.seed, model.compute_dtype
 
 
 class Layouts:
@@ -68,9 +69,9 @@ class Layouts:
         return reduced_embedding(
             tuple(self._channels[name] for name in names),
             tuple(self._grids[name] for name in names),
-            config.reduction,
-            config.n_features,
-            config.seed,
+            config.model.reduction,
+            config.model.n_features,
+            config.model.seed,
             components,
         )
 
@@ -83,7 +84,10 @@ class Layouts:
         """Per layer, the channels that any of ``configs`` needs: projections, whichever they are, need all."""
         return union_of_channels(
             [
-                (names, self.whole(names) if REDUCTIONS[c.reduction].needs_all_channels else self.embedding(c, names))
+                (
+                    names,
+                    self.whole(names) if REDUCTIONS[c.model.reduction].needs_all_channels else self.embedding(c, names),
+                )
                 for c in configs
                 for names in members(c)
             ]
@@ -107,8 +111,8 @@ class Layouts:
         """Of what the configuration stores, fitted to ``n`` images."""
         total = 0
         for one in (self.one(key(config, names)) for names in members(config)):
-            strategy = get_strategy(config.strategy, n, one.n_features)
-            total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[config.dtype])
+            strategy = get_strategy(config.model.strategy, n, one.n_features)
+            total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[config.model.storage])
         return total
 
 
@@ -163,7 +167,7 @@ def plan_unit(unit: Unit, session: Session) -> Plan:
         """What one configuration adds while it runs, where all features are held."""
         selected = sum(selected_bytes(layouts.one(key(config, names))) for names in members(config))
         channels = max(layouts.whole(names).n_features for names in members(config))
-        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if REDUCTIONS[config.reduction].learned else 0
+        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if REDUCTIONS[config.model.reduction].learned else 0
         return max(n_train * selected, pca, map_bytes(config))
 
     size = unit.configs[0].protocol.size
@@ -193,7 +197,7 @@ def plan_unit(unit: Unit, session: Session) -> Plan:
     def group(configs: Sequence[RunConfig]) -> Group:
         test_bytes, tested_held = tested(configs)
         costs = [
-            training_cost(layouts.one(one), COMPUTE_DTYPES[one[4]], n_train, unit.settings.batch_size)
+            training_cost(layouts.one(one), COMPUTE_DTYPES[one[4]], n_train, unit.settings.execution.batch_size)
             for one in keys(configs)
         ]
         rooms, used = share(costs, limit - test_bytes)
@@ -230,9 +234,9 @@ def statements(unit: Unit, session: Session) -> list[str]:
     heaviest = max(unit.configs, key=lambda c: layouts.state_bytes(c, n_train))
     if (own := layouts.state_bytes(heaviest, n_train)) > limit:
         lines.append(
-            f"{heaviest.model_name} {heaviest.strategy} {heaviest.dtype}: the model itself takes {told(own)} whatever "
-            f"the number of images, over the limit of {told(limit)}: a smaller --n-features, --dtype float16 or "
-            "--strategy auto takes less"
+            f"{heaviest.model_name} {heaviest.model.strategy} {heaviest.model.storage}: the model itself takes "
+            f"{told(own)} whatever the number of images, over the limit of {told(limit)}: a smaller --n-features, "
+            "--storage float16 or --strategy auto takes less"
         )
     return lines
 

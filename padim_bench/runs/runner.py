@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from padim_bench.machine.progress import Progress
 from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import f1_thresholds
-from padim_bench.padim.backbones import CPU_BATCH_SIZE
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.layers import layer_names
@@ -35,8 +34,8 @@ from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, score_features
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import REDUCTIONS, check_reduction
 from padim_bench.padim.weights import Weights
-from padim_bench.protocols import Protocol
-from padim_bench.records.config import FUSIONS, RunConfig, normalised
+from padim_bench.protocols import ImageChoices
+from padim_bench.records.config import FUSIONS, Execution, RunConfig, Wanted
 from padim_bench.records.files import Record, as_read, read_records, write_record
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
@@ -49,32 +48,11 @@ from padim_bench.runs.travel import Failure, LostError, WorkerDiedError, worker_
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """One model to run over every category asked for."""
-
-    weights: Weights
-    layers: str = "paper"
-    n_features: int | None = 100
-    seed: int = 0
-    strategy: str = "cholesky"
-    dtype: str = "float32"
-    compute_dtype: str = "float64"
-    reduction: str = "random"
-    fusion: str = "concatenate"
-    protocol: Protocol | None = None  # None: the command's
-    extras: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What all runs of one command share; a model may have a protocol of its own."""
+    """What all runs of one command share; ``memory_limit`` in bytes, of what grows with the number of images."""
 
-    protocol: Protocol
-    device: str = "cpu"
-    threads: int = 1
-    batch_size: int = CPU_BATCH_SIZE
+    execution: Execution = field(default_factory=Execution)
     memory_limit: int = DEFAULT_MEMORY_LIMIT
-    backbone_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -113,11 +91,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 def plan(
-    categories: Sequence[Category], models: Sequence[ModelSpec], settings: Settings, *, results: Path | None = None
+    categories: Sequence[Category],
+    models: Sequence[tuple[Wanted, Weights]],
+    settings: Settings,
+    *,
+    results: Path | None = None,
 ) -> list[Unit]:
     """All units, category by category, so that each category's images are decoded once. No network is built.
 
-    ``results`` is a folder whose records may tell how many channels a network has that the registry does not know.
+    Args:
+        categories: those to run over.
+        models: what to run with which weights, whose architecture is the model's.
+        settings: of all runs.
+        results: folder whose records may tell how many channels a network has that the registry does not know.
 
     Raises PadimBenchError for layers or numbers of features that a backbone does not have, and for a
     category with a single training image.
@@ -129,51 +115,31 @@ def plan(
                 f"images beside {category.train[0].image}"
             )
     channels = Channels(results)
-    groups: dict[tuple[tuple[object, ...], Weights], dict[RunConfig, None]] = {}
-    for model in models:
-        config = model_config(model, settings, channels)
-        groups.setdefault((config.protocol.image_choices, model.weights), {})[config] = None
+    groups: dict[tuple[ImageChoices, Weights, str], dict[RunConfig, None]] = {}
+    for wanted, weights in models:
+        config = model_config(wanted, weights, settings, channels)
+        groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype), {})[config] = None
     # Image choices together, so that a second backbone finds the images of the first.
-    order = list(dict.fromkeys(choices for choices, _ in groups))
+    order = list(dict.fromkeys(choices for choices, _, _ in groups))
     ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))
     units = []
     for category in categories:
-        for (_, weights), group in ordered:
+        for (_, weights, _), group in ordered:
             configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in group)
             units.append(Unit(category, weights, configs, settings))
     return units
 
 
-def model_config(model: ModelSpec, settings: Settings, channels: Channels | None = None) -> RunConfig:
+def model_config(wanted: Wanted, weights: Weights, settings: Settings, channels: Channels | None = None) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
-    weights, names = model.weights, layer_names(model.weights.arch, model.layers)
-    size = (model.protocol or settings.protocol).size
-    n_channels = (channels or Channels()).of(weights.arch, names, size)
+    model = replace(wanted.model, backbone=weights.arch, layers=layer_names(weights.arch, wanted.model.layers))
+    config = RunConfig("", "", model, weights.label, settings.execution, wanted.extras)
+    n_channels = (channels or Channels()).of(weights.arch, config.layers, model.protocol.size)
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)
     if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):
         raise PadimBenchError(f"fusion {model.fusion!r}: choose concatenate, or sum with all features of each layer")
-    config = RunConfig(
-        dataset="",
-        category="",
-        backbone=weights.arch,
-        weights=weights.label,
-        layers=names,
-        n_features=model.n_features,
-        seed=model.seed,
-        strategy=model.strategy,
-        dtype=model.dtype,
-        compute_dtype=model.compute_dtype,
-        protocol=model.protocol or settings.protocol,
-        device=settings.device,
-        threads=settings.threads,
-        batch_size=settings.batch_size,
-        reduction=model.reduction,
-        fusion=model.fusion,
-        extras=model.extras,
-        backbone_dtype=settings.backbone_dtype,
-    )
-    return normalised(config, n_channels)
+    return replace(config, model=model.normalised(n_channels))
 
 
 def run(
@@ -208,7 +174,7 @@ def run(
         if missing := tuple(c for c in unit.configs if c not in found):
             todo.append(Unit(unit.category, unit.weights, missing, unit.settings))
     for unit in todo:  # weights that do not fit are an error now, not after the first category
-        session.backbone(unit.weights, unit.layers, unit.settings, unit.configs[0].protocol.size)
+        session.backbone_of(unit)
     if todo:
         check_writable(*(results / name for name in writes))
     total = sum(len(u.configs) for u in units)
@@ -230,7 +196,7 @@ def run(
         read = as_read(record)  # first, so that an interruption never finds a record written and not counted
         outcomes[config] = Outcome(config, write_record(results, record), read, resumed=False)
         if record["status"] != "ok":
-            on_message(f"{config.category} {config.model_name} {config.strategy}: INVALID: {record['reason']}")
+            on_message(f"{config.category} {config.model_name} {config.model.strategy}: INVALID: {record['reason']}")
         for note in read["dataset"]["notes"]:
             if note not in said:
                 said.add(note)
@@ -268,7 +234,7 @@ def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]], session: Ses
     described = {r["config"]["category"] for _, r in existing.values()}
     if unit.category.name not in described:  # no need to hash the images
         return {}
-    digest = session.digest(unit.category, unit.settings.threads)
+    digest = session.digest(unit.category, unit.settings.execution.threads)
     ids = {config: config.run_id(digest, unit.weights.sha256) for config in unit.configs}
     return {c: Outcome(c, *existing[i], resumed=True) for c, i in ids.items() if i in existing}
 
@@ -372,18 +338,18 @@ def run_unit(
     settings, name = unit.settings, unit.category.name
     progress = progress or Progress(None, enabled=False)
     records = []
-    with _one_unit, torch_threads(settings.threads), full_precision():
-        memory, timings = PeakMemory(settings.device), dict[str, float]()
+    with _one_unit, torch_threads(settings.execution.threads), full_precision():
+        memory, timings = PeakMemory(settings.execution.device), dict[str, float]()
         session = session or Session()
         bank = open_bank(unit, plan_unit(unit, session), session, timings, progress)
         for configs in bank.groups():
             shared_peak = memory.read()
             for config in configs:
-                progress.stage(name, f"{config.model_name} {config.strategy}")
+                progress.stage(name, f"{config.model_name} {config.model.strategy}")
                 try:
                     result = _run_one(config, bank, settings)
                 except PadimBenchError as error:  # the model knows no category
-                    raise PadimBenchError(f"{name} {config.model_name} {config.strategy}: {error}") from error
+                    raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
                 result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
                 result.resampled = bank.resampled
                 record = _record(config, unit, bank, result, timings, shared_peak)
@@ -391,7 +357,7 @@ def run_unit(
                 keep(config, record)
                 records.append(record)
                 progress.advance(len(unit.category.train) + len(unit.category.test))
-            memory = PeakMemory(settings.device)
+            memory = PeakMemory(settings.execution.device)
     return records
 
 
@@ -413,13 +379,13 @@ class Result:
 
 
 def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Settings) -> Result:
-    memory = PeakMemory(settings.device)
+    memory = PeakMemory(settings.execution.device)
     timings: dict[str, float] = {}
     embeddings: list[PatchEmbedding] = []
     fitted: list[PatchGaussians] = []
     try:
         embeddings += [bank.embedding(config, names) for names in members(config)]
-        with stopwatch(timings, "fit", settings.device):
+        with stopwatch(timings, "fit", settings.execution.device):
             for names, embedding in zip(members(config), embeddings, strict=True):
                 moments, last = bank.moments(config, names, embedding)
                 fitted.append(fit_moments(config, moments, consume=last))
@@ -428,20 +394,20 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
         return Result(timings, memory.read(), embeddings, reason=str(error))
     maps, parts = Maps(config.protocol, exact=bank.exact(config)), []
     for features, masks in bank.tested(config, timings):
-        with stopwatch(timings, "score", settings.device):
+        with stopwatch(timings, "score", settings.execution.device):
             found, scores = _score(config, fitted, embeddings, features)
             parts.append(scores)
-        with stopwatch(timings, "metrics", settings.device):
+        with stopwatch(timings, "metrics", settings.execution.device):
             maps.add(found, masks)
         del features, found
     scores = torch.cat(parts)
-    with stopwatch(timings, "metrics", settings.device):
+    with stopwatch(timings, "metrics", settings.execution.device):
         metrics, bounds = maps.metrics(bank.labels, scores.numpy())
     extra: dict[str, Any] = dict(f1_thresholds(bank.labels, scores.numpy()))
     if bounds:
         extra["error_bounds"] = bounds
     if "pro_variants" in config.extras and maps.masks:
-        with stopwatch(timings, "extras", settings.device):
+        with stopwatch(timings, "extras", settings.execution.device):
             arrays = np.stack(maps.maps), np.stack(maps.masks)
             extra["pro_variants"] = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
     return Result(timings, memory.read(), embeddings, fitted, metrics, extra, scores)
@@ -458,8 +424,8 @@ def fit_moments(
     return fit_gaussians(
         moments,
         epsilon=config.protocol.epsilon,
-        strategy=config.strategy,
-        storage=config.dtype,
+        strategy=config.model.strategy,
+        storage=config.model.storage,
         consume=consume,
         on_positions=on_positions,
     )
@@ -500,7 +466,7 @@ def _record(
         "resolution": config.protocol.resolution,
     }
     names = [sample_name(category, s) for s in category.test]
-    learned = REDUCTIONS[config.reduction].learned
+    learned = REDUCTIONS[config.model.reduction].learned
     shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or learned}
     result.timings = shared | result.timings
     result.memory = peaks | {
@@ -553,9 +519,9 @@ def make_record(
         ]
         if scores
         else [],
-        "environment": environment(config.device),
+        "environment": environment(config.execution.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-__all__ = ["Interrupted", "ModelSpec", "Outcome", "Settings", "Unit", "plan", "run", "run_unit"]
+__all__ = ["Interrupted", "Outcome", "Settings", "Unit", "plan", "run", "run_unit"]

@@ -7,6 +7,7 @@ frames stream into histograms of their scores. Nothing but the scores of frames 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
-from padim_bench.records.config import RunConfig
+from padim_bench.padim.weights import Weights
+from padim_bench.records.config import RunConfig, Wanted
 from padim_bench.records.files import Record, as_read, read_records, write_record
 from padim_bench.runs.budget import HISTOGRAM_BYTES, told
 from padim_bench.runs.runner import (
     Interrupted,
-    ModelSpec,
     Outcome,
     Result,
     Settings,
@@ -49,7 +50,7 @@ from padim_bench.runs.session import Session
 
 def run_scenes(
     scenes: Sequence[Scene],
-    models: Sequence[ModelSpec],
+    models: Sequence[tuple[Wanted, Weights]],
     settings: Settings,
     results: Path,
     *,
@@ -70,31 +71,34 @@ def run_scenes(
         PadimBenchError: unreadable clips, fewer than two training frames, unfit options.
         Interrupted: Ctrl-C; finished runs are kept.
     """
-    for model in models:
-        if REDUCTIONS[model.reduction].learned or model.fusion != "concatenate":
+    for wanted, _ in models:
+        if REDUCTIONS[wanted.model.reduction].learned or wanted.model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
     session, existing = Session(), read_records(results)
     outcomes: list[Outcome] = []
     total = len(scenes) * len(models)
     steps = sum(_frames((*s.train, *s.test), every) for s in scenes) * len(models)
     try:
-        with Progress(steps, enabled=show_progress) as progress, torch_threads(settings.threads), full_precision():
+        with (
+            Progress(steps, enabled=show_progress) as progress,
+            torch_threads(settings.execution.threads),
+            full_precision(),
+        ):
             for scene in scenes:
                 digest = scene_digest(scene)
-                for model in models:
-                    config = _config(model, settings, scene, every)
-                    run_id = config.run_id(digest, model.weights.sha256)
+                for wanted, weights in models:
+                    config = _config(wanted, weights, settings, scene, every)
+                    run_id = config.run_id(digest, weights.sha256)
                     if run_id in existing:
                         outcomes.append(Outcome(config, *existing[run_id], resumed=True))
                         continue
                     check_writable(results / "records")
-                    size = config.protocol.size
-                    backbone = session.backbone(model.weights, config.layers, settings, size)
+                    backbone = session.backbone(weights, config.layers, config)
                     room, line = _room(scene, config, backbone, settings)
                     if line:
                         on_message(line)
                     progress.stage(f"scene {scene.name}", config.model_name)
-                    record = _run_scene(scene, config, model, backbone, room, settings, digest, progress)
+                    record = _run_scene(scene, config, weights, backbone, room, settings, digest, progress)
                     read = as_read(record)
                     outcomes.append(Outcome(config, write_record(results, record), read, resumed=False))
                     if record["status"] != "ok":
@@ -104,10 +108,8 @@ def run_scenes(
     return outcomes
 
 
-def _config(model: ModelSpec, settings: Settings, scene: Scene, every: int) -> RunConfig:
-    from dataclasses import replace
-
-    config = model_config(model, settings)
+def _config(wanted: Wanted, weights: Weights, settings: Settings, scene: Scene, every: int) -> RunConfig:
+    config = model_config(wanted, weights, settings)
     return replace(config, dataset=dataset_name(scene), category=scene.name, every=every)
 
 
@@ -123,19 +125,23 @@ def _frames(clips: Sequence[Clip], every: int) -> int:
 
 def _batches(clips: Sequence[Clip], config: RunConfig) -> Iterator[list[Frame]]:
     frames = chain.from_iterable(read_frames(clip, config.protocol, every=config.every) for clip in clips)
-    while batch := list(islice(frames, config.batch_size)):
+    while batch := list(islice(frames, config.execution.batch_size)):
         yield batch
 
 
 def _embedding(config: RunConfig, backbone: Backbone) -> PatchEmbedding:
     grids = backbone.grids(config.protocol.size)
-    return reduced_embedding(backbone.channels, grids, config.reduction, config.n_features, config.seed)
+    return reduced_embedding(
+        backbone.channels, grids, config.model.reduction, config.model.n_features, config.model.seed
+    )
 
 
 def _room(scene: Scene, config: RunConfig, backbone: Backbone, settings: Settings) -> tuple[int | None, str]:
     """Bytes of features to hold before they are folded (None: all of them), and the line that says so."""
     n, limit = _frames(scene.train, config.every), settings.memory_limit
-    cost = training_cost(_embedding(config, backbone), COMPUTE_DTYPES[config.compute_dtype], n, config.batch_size)
+    cost = training_cost(
+        _embedding(config, backbone), COMPUTE_DTYPES[config.model.compute_dtype], n, config.execution.batch_size
+    )
     (room,), needed = share([cost], limit - HISTOGRAM_BYTES)
     if room is None:
         return None, ""
@@ -149,21 +155,21 @@ def _room(scene: Scene, config: RunConfig, backbone: Backbone, settings: Setting
 def _run_scene(
     scene: Scene,
     config: RunConfig,
-    model: ModelSpec,
+    weights: Weights,
     backbone: Backbone,
     room: int | None,
     settings: Settings,
     digest: str,
     progress: Progress,
 ) -> Record:
-    memory, timings = PeakMemory(settings.device), dict[str, float]()
+    memory, timings = PeakMemory(settings.execution.device), dict[str, float]()
     embedding = _embedding(config, backbone)
-    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.compute_dtype], NEVER if room is None else room)
+    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER if room is None else room)
     sizes: set[str] = set()
     result = Result(timings, {}, [embedding])
 
     def selected(frames: Sequence[Frame], part: str) -> list[Tensor]:
-        with stopwatch(timings, f"backbone_{part}", settings.device):
+        with stopwatch(timings, f"backbone_{part}", settings.execution.device):
             images = torch.from_numpy(np.stack([f.image for f in frames]))
             if part == "train" and not sizes:
                 result.backbone_error = backbone.check_dtype(images)
@@ -172,7 +178,7 @@ def _run_scene(
             progress.advance(len(frames))
             return embedding.select(backbone(images))
 
-    with stopwatch(timings, "train", settings.device):  # decoding included; the backbone's share stands apart
+    with stopwatch(timings, "train", settings.execution.device):  # decoding included; the backbone's share stands apart
         for batch in _batches(scene.train, config):
             moments.update(selected(batch, "train"))
     n_train = moments.n
@@ -181,10 +187,10 @@ def _run_scene(
     labels: list[int] = []
     names: list[str] = []
     try:
-        with stopwatch(timings, "fit", settings.device):
+        with stopwatch(timings, "fit", settings.execution.device):
             result.gaussians = [fit_moments(config, moments)]
         del moments
-        with stopwatch(timings, "test", settings.device):
+        with stopwatch(timings, "test", settings.execution.device):
             _score_scene(scene, config, result.gaussians[0], selected, result, names, labels)
     except StrategyInvalidError as error:
         result.reason = str(error)
@@ -202,7 +208,7 @@ def _run_scene(
         "image_sizes": sorted(sizes),
         "resolution": config.protocol.resolution,
     }
-    return make_record(config, model.weights, dataset, result, names, labels)
+    return make_record(config, weights, dataset, result, names, labels)
 
 
 def _score_scene(

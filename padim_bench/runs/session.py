@@ -14,7 +14,8 @@ from padim_bench.padim.weights import Weights
 from padim_bench.runs.features import Features
 
 if TYPE_CHECKING:
-    from padim_bench.runs.runner import Settings, Unit
+    from padim_bench.records.config import RunConfig
+    from padim_bench.runs.runner import Unit
 
 BACKBONES = 4  # held at most
 Stamps = tuple[tuple[int, int, int], ...]
@@ -37,17 +38,22 @@ class Session:
         self._digests: dict[Category, tuple[Stamps, str]] = {}
         self._backbones: dict[tuple[object, ...], Backbone] = {}
 
-    def backbone(self, weights: Weights, layers: tuple[str, ...], settings: Settings, size: int) -> Backbone:
-        """The network for images of ``size`` pixels; one that takes any size serves them all.
+    def backbone_of(self, unit: Unit) -> Backbone:
+        """The network that all of the unit's configurations share."""
+        return self.backbone(unit.weights, unit.layers, unit.configs[0])
+
+    def backbone(self, weights: Weights, layers: tuple[str, ...], config: RunConfig) -> Backbone:
+        """The network for the images, the device and the dtype of a configuration; one for any size serves all.
 
         Raises PadimBenchError where it cannot be built.
         """
-        shared: tuple[object, ...] = (weights, layers, settings.device, settings.backbone_dtype)
+        device, dtype, size = config.execution.device, config.model.backbone_dtype, config.protocol.size
+        shared: tuple[object, ...] = (weights, layers, device, dtype)
         for place in (shared, (*shared, size)):
             if place in self._backbones:
                 self._backbones[place] = self._backbones.pop(place)  # the last to go
                 return self._backbones[place]
-        backbone = Backbone(weights, layers, dtype=settings.backbone_dtype, image_size=size).to(settings.device)
+        backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
         while len(self._backbones) >= BACKBONES:
             del self._backbones[next(iter(self._backbones))]
         self._backbones[shared if backbone.any_size else (*shared, size)] = backbone
@@ -58,7 +64,7 @@ class Session:
         size = unit.configs[0].protocol.size
         if (known := known_maps(unit.weights.arch, unit.layers, size)) is not None:
             return known
-        backbone = self.backbone(unit.weights, unit.layers, unit.settings, size)
+        backbone = self.backbone_of(unit)
         return backbone.channels, backbone.grids(size)
 
     def load(self, unit: Unit, on_image: Callable[[], None]) -> LoadedCategory:
@@ -67,14 +73,14 @@ class Session:
         if (
             last is not None
             and last.category == category
-            and last.protocol.image_choices == protocol.image_choices
+            and last.protocol.images == protocol.images
             and self._stamps == _stamps(category)
         ):
             for _ in (*category.train, *category.test):
                 on_image()
             return last
         self._loaded, self.masks, self._stamps = None, {}, _stamps(category)
-        self._loaded = load_category(category, protocol, threads=unit.settings.threads, on_image=on_image)
+        self._loaded = load_category(category, protocol, threads=unit.settings.execution.threads, on_image=on_image)
         self.masks = {protocol.mask_choices: self._loaded.masks}
         return self._loaded
 

@@ -18,9 +18,11 @@ CELLS, PIXELS = 56, 224
 
 def step_by_step(distances: Tensor, protocol_name: str) -> Tensor:
     protocol = PROTOCOLS[protocol_name]
-    assert protocol.map_interpolation is not None
-    upsampled = functional.interpolate(distances[:, None], size=(PIXELS, PIXELS), mode=protocol.map_interpolation)
-    smoothed = [ndimage.gaussian_filter(m, protocol.sigma, mode=protocol.border) for m in upsampled[:, 0].numpy()]
+    assert protocol.maps.interpolation is not None
+    upsampled = functional.interpolate(distances[:, None], size=(PIXELS, PIXELS), mode=protocol.maps.interpolation)
+    smoothed = [
+        ndimage.gaussian_filter(m, protocol.maps.sigma, mode=protocol.maps.border) for m in upsampled[:, 0].numpy()
+    ]
     return torch.from_numpy(np.stack(smoothed))
 
 

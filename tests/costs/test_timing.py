@@ -97,13 +97,12 @@ def test_the_id_is_of_what_was_asked(category: Category, record: dict[str, Any])
 
 def test_stages_do_what_the_model_does(category: Category) -> None:
     from padim_bench import PaDiM
-    from padim_bench.protocols import get_protocol
+    from padim_bench.padim.config import PaDiMConfig
+    from padim_bench.records.config import RunConfig
 
     weights = resolve_weights("resnet18", "random")
-    config = timing._config(
-        category, weights, layers="paper", n_features=20, seed=3, strategy="cholesky", dtype="float32",
-        protocol=get_protocol("paper"), device="cpu", threads=1,
-    )  # fmt: skip
+    model = PaDiMConfig("resnet18", ("layer1", "layer2", "layer3"), n_features=20, seed=3)
+    config = RunConfig(category.dataset, category.name, model, weights.label)
     rig = timing._rig(category, weights, config)
     train = torch.cat([rig.read(s) for s in category.train])
     selected = [rig.embedding.select(rig.backbone(part)) for part in train.split(3)]

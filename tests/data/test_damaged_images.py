@@ -18,7 +18,7 @@ from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import read_image
 
 EACH = 60  # files drawn of a format
-PROTOCOL = Protocol("small", resize=16, crop=None)
+PROTOCOL = Protocol.of("small", resize=16, crop=None)
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 MASK = np.where(PIXELS[:, :, 0] > 128, 255, 0).astype(np.uint8)
 EXTREMES = (bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\xff\xff", b"\0\0", b"\0\x40")

@@ -25,8 +25,8 @@ from padim_bench.data.transforms import prepare_image, prepare_mask, read_image
 from padim_bench.errors import DataWarning
 from padim_bench.protocols import get_protocol
 
-SMALL = Protocol("small", resize=16, crop=12)
-UNCHANGED = Protocol("unchanged", resize=4, crop=None)
+SMALL = Protocol.of("small", resize=16, crop=12)
+UNCHANGED = Protocol.of("unchanged", resize=4, crop=None)
 EXIF_ORIENTATION, ROTATED = 0x0112, 6  # shown turned by 90 degrees clockwise
 
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -152,8 +152,10 @@ def test_the_sizes_of_the_protocols() -> None:
 @pytest.mark.parametrize(("height", "width"), [(300, 300), (333, 210)])
 def test_images_equal_torchvisions_resize_and_centre_crop(protocol: Protocol, height: int, width: int) -> None:
     image = noise(height, width)
-    mode = InterpolationMode(protocol.image_interpolation)
-    expected = Compose([Resize((protocol.resize, protocol.resize), mode), CenterCrop(protocol.size)])(image)
+    mode = InterpolationMode(protocol.images.interpolation)
+    expected = Compose([Resize((protocol.images.resize, protocol.images.resize), mode), CenterCrop(protocol.size)])(
+        image
+    )
     np.testing.assert_array_equal(prepare_image(image, protocol), np.asarray(expected).transpose(2, 0, 1))
 
 
@@ -172,7 +174,7 @@ def test_a_square_stays_aligned_between_image_and_mask(protocol: Protocol, heigh
 
 def test_the_crop_is_the_middle() -> None:
     drawn = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    pixels = prepare_image(Image.fromarray(drawn), Protocol("middle", resize=16, crop=10))
+    pixels = prepare_image(Image.fromarray(drawn), Protocol.of("middle", resize=16, crop=10))
     np.testing.assert_array_equal(pixels[0], drawn[3:13, 3:13])
 
 
@@ -534,7 +536,7 @@ def test_images_and_masks_are_turned_upright_as_exif_says(dtype: type, mask_has_
         save_rotated(mask, raw)
     else:
         save(mask, Image.fromarray(np.rot90(raw, k=-1)))
-    loaded = load_category(mvtec(tmp_path, "bottle"), Protocol("square", resize=16, crop=None))
+    loaded = load_category(mvtec(tmp_path, "bottle"), Protocol.of("square", resize=16, crop=None))
     expected = np.zeros((16, 16), dtype=bool)
     expected[:4, 12:] = True
     assert loaded.masks is not None
@@ -646,13 +648,13 @@ def test_the_digest_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_protocols_are_refused(choices: dict[str, float], said: str) -> None:
-    assert said in message_of(lambda: Protocol("mine", **choices))  # type: ignore[arg-type]
+    assert said in message_of(lambda: Protocol.of("mine", **choices))  # type: ignore[arg-type]
 
 
 def test_the_edges_of_what_a_protocol_may_be() -> None:
-    assert Protocol("mine", resize=224, crop=224).size == 224
-    assert Protocol("mine", resize=224, crop=None).size == 224
-    assert Protocol("mine", sigma=0.0, epsilon=1e-12).sigma == 0.0
+    assert Protocol.of("mine", resize=224, crop=224).size == 224
+    assert Protocol.of("mine", resize=224, crop=None).size == 224
+    assert Protocol.of("mine", sigma=0.0, epsilon=1e-12).maps.sigma == 0.0
 
 
 def test_protocols_are_found_by_name_or_given() -> None:
@@ -669,5 +671,5 @@ def test_an_unknown_protocol_is_refused_with_those_there_are() -> None:
 
 def test_the_papers_protocol_is_the_papers() -> None:
     paper = PROTOCOLS["paper"]
-    assert (paper.resize, paper.crop, paper.sigma, paper.epsilon) == (256, 224, 4.0, 0.01)
-    assert (paper.image_interpolation, paper.map_interpolation) == ("bicubic", "bicubic")
+    assert (paper.images.resize, paper.images.crop, paper.maps.sigma, paper.epsilon) == (256, 224, 4.0, 0.01)
+    assert (paper.images.interpolation, paper.maps.interpolation) == ("bicubic", "bicubic")

@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,10 @@ from padim_bench.data.loading import load_category
 from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import DataWarning
+from padim_bench.protocols import CHOICES
 
 SIDE = 8
-AS_STORED = Protocol("stored", resize=SIDE, crop=None)
+AS_STORED = Protocol.of("stored", resize=SIDE, crop=None)
 BITS = {bits: AS_STORED.vary(bits=bits) for bits in (10, 12, 16, 20)}
 RNG = np.random.default_rng(0)
 
@@ -36,7 +36,7 @@ RNG = np.random.default_rng(0)
 def read(path: Path, protocol: Protocol = AS_STORED) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     notes = Notes()
     pixels, _, _ = read_image(path, protocol, notes=notes)
-    return pixels, notes.lines(bits=protocol.bits)
+    return pixels, notes.lines(bits=protocol.images.bits)
 
 
 def refused(path: Path, protocol: Protocol = AS_STORED) -> str:
@@ -193,20 +193,20 @@ def test_32_bits_are_read_where_their_range_is_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [0, -1, 32])
 def test_impossible_bits_are_refused(bits: int) -> None:
     with pytest.raises(PadimBenchError, match=rf"bits is {bits}:"):
-        Protocol("mine", bits=bits)
+        Protocol.of("mine", bits=bits)
 
 
 # Bits as a part of the protocol.
 
 
 def test_bits_decide_pixels_and_are_part_of_the_protocols_name_and_fields() -> None:
-    assert BITS[12].image_choices != AS_STORED.image_choices
+    assert BITS[12].images != AS_STORED.images
     assert BITS[12].mask_choices == AS_STORED.mask_choices
     assert BITS[12].name == "stored+bits=12"
     assert BITS[12].to_dict()["bits"] == 12
     assert "bits" not in AS_STORED.to_dict()  # records of before it keep their ids
-    assert Protocol(**AS_STORED.to_dict()) == AS_STORED
-    assert Protocol(**BITS[12].to_dict()) == BITS[12]
+    for one in (AS_STORED, BITS[12]):
+        assert Protocol.of(one.name, source=one.source, **{k: one.choice(k) for k in CHOICES}) == one
 
 
 def wide_category(root: Path) -> Path:
@@ -217,7 +217,7 @@ def wide_category(root: Path) -> Path:
 
 
 def test_a_model_keeps_its_bits(tmp_path: Path) -> None:
-    category, protocol = mvtec(wide_category(tmp_path), "part"), Protocol("wide", resize=64, crop=None, bits=12)
+    category, protocol = mvtec(wide_category(tmp_path), "part"), Protocol.of("wide", resize=64, crop=None, bits=12)
     with warnings.catch_warnings(action="error", category=DataWarning):
         model = PaDiM("resnet18", weights="random:0", n_features=5, protocol=protocol)
         model.fit(load_images(category.train, protocol))
@@ -274,7 +274,7 @@ CORNER[:4, :8] = 255  # top left as stored
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
 def test_an_image_is_turned_whatever_other_tags_say(kind: str, odd: str, tmp_path: Path) -> None:
     path = save(tmp_path / f"image.{kind}", Image.fromarray(CORNER), exif=orientation(6, ODD[odd]), quality=95)
-    pixels, size, _ = read_image(path, Protocol("square", resize=16, crop=None))
+    pixels, size, _ = read_image(path, Protocol.of("square", resize=16, crop=None))
     assert size == (16, 32)
     assert pixels[:, :3, 13:].min() > 200  # as shown it lies top right
     assert pixels[:, 5:].max() < 100
@@ -462,4 +462,4 @@ def test_a_category_says_what_its_files_are(tmp_path: Path) -> None:
     (note,) = load_category(category, AS_STORED).notes
     assert note.startswith("4 16-bit images have values of 40")
     assert note.endswith(": dent/000.png")
-    assert load_category(category, replace(AS_STORED, bits=12)).notes == ()
+    assert load_category(category, AS_STORED.vary(bits=12)).notes == ()

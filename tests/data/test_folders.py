@@ -22,7 +22,7 @@ from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.errors import DataWarning
 
-SMALL = Protocol("small", resize=16, crop=12)
+SMALL = Protocol.of("small", resize=16, crop=12)
 
 
 def draw(*paths: Path) -> None:

@@ -19,7 +19,7 @@ from padim_bench.data.masks import read_mask
 from padim_bench.data.notes import Notes
 
 SIDE = 96
-SMALL = Protocol("small", resize=24, crop=None)
+SMALL = Protocol.of("small", resize=24, crop=None)
 
 
 def disc(side: int = SIDE) -> Image.Image:

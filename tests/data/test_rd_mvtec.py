@@ -48,7 +48,7 @@ def test_a_placement_depends_on_name_and_version_alone() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=40), st.integers(0, 2**31), st.floats(0.1, 180), st.integers(1, 64), st.integers(0, 40))
 def test_placements_keep_to_their_bounds(name: str, version: int, rotation: float, crop: int, free: int) -> None:
-    protocol = Protocol("any", resize=crop + free, crop=crop, rotation=rotation, version=version)
+    protocol = Protocol.of("any", resize=crop + free, crop=crop, rotation=rotation, version=version)
     place = placement(name, protocol)
     assert -rotation <= place.angle <= rotation
     assert 0 <= place.left <= free
@@ -73,7 +73,7 @@ def square(left: int, top: int, width: int, height: int, side: int = 300) -> NDA
 @pytest.mark.parametrize("version", range(5))
 @pytest.mark.parametrize("mask_interpolation", ["nearest", "bilinear"])
 def test_masks_stay_on_their_images(version: int, mask_interpolation: str) -> None:
-    protocol = replace(rd_mvtec_protocol(version), mask_interpolation=mask_interpolation)
+    protocol = rd_mvtec_protocol(version).vary(mask_interpolation=mask_interpolation)
     drawn = Image.fromarray(square(90, 120, 100, 60))
     name = "bottle/test/rust/000.png"
     image = prepare_image(drawn.convert("RGB"), protocol, name)
@@ -107,7 +107,7 @@ def test_an_image_turns_counter_clockwise_about_its_centre_and_is_then_cropped(v
 
 
 def test_where_nothing_was_is_black_and_no_defect() -> None:
-    protocol = replace(rd_mvtec_protocol(0), rotation=180.0, crop=256)
+    protocol = rd_mvtec_protocol(0).vary(rotation=180.0, crop=256)
     white = Image.new("L", (256, 256), 255)
     name = next(n for n in map(str, range(100)) if 40 < abs(placement(n, protocol).angle) < 50)
     image, mask = prepare_image(white, protocol, name), prepare_mask(np.asarray(white) > 0, protocol, name)
@@ -135,7 +135,7 @@ def test_rotation_needs_a_crop_and_masks_of_its_size(crop: dict[str, str | None]
 @pytest.mark.parametrize("wrong", [{"rotation": -1.0}, {"rotation": 181.0}, {"version": -1}])
 def test_rotations_and_versions_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(PadimBenchError, match="choose 0 to 180 degrees"):
-        replace(rd_mvtec_protocol(0), **wrong)
+        rd_mvtec_protocol(0).vary(**wrong)
 
 
 def test_images_are_not_prepared_without_the_name_they_turn_by(category: Category) -> None:

@@ -22,9 +22,9 @@ from padim_bench.data.transforms import prepare_image, prepare_mask
 from padim_bench.errors import DataWarning
 
 WIDTH, HEIGHT = 96, 64
-SMALL = Protocol("small", resize=32, crop=None)
-CROPPED = Protocol("cropped", resize=32, crop=24)
-STC = Protocol("stc", crop=None)
+SMALL = Protocol.of("small", resize=32, crop=None)
+CROPPED = Protocol.of("cropped", resize=32, crop=24)
+STC = Protocol.of("stc", crop=None)
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -363,7 +363,7 @@ def test_masks_lie_on_the_squares_of_a_test_video(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "testing" / "frames" / "01_0014")
     save_video(tmp_path / "testing" / "videos" / "01_0014.avi", 4, square=True)
     save_array(tmp_path / MASKS, np.stack([shot(i, square=True)[1] for i in range(4)]))
-    unchanged_height = Protocol("aligned", resize=64, crop=None, image_interpolation="nearest")
+    unchanged_height = Protocol.of("aligned", resize=64, crop=None, image_interpolation="nearest")
     for frame in read_frames(anomalous_clip(tmp_path), unchanged_height):
         assert frame.mask is not None
         rows, columns = np.nonzero(frame.mask)

@@ -12,8 +12,8 @@ from padim_bench import PadimBenchError, Protocol
 from padim_bench.data.stc import count_frames, list_scenes, read_frames, scene_digest, stc
 from padim_bench.demo.scenes import make_demo_stc
 
-SMALL = Protocol("small", resize=32, crop=None)
-STC = Protocol("stc", crop=None)
+SMALL = Protocol.of("small", resize=32, crop=None)
+STC = Protocol.of("stc", crop=None)
 
 
 def refusal(root: Path, *, seed: int = 0, video: bool = True) -> str:

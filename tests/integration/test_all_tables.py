@@ -21,12 +21,14 @@ from padim_bench.cli import main
 from padim_bench.data.stc import list_scenes, read_frames, stc
 from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.metrics.roc import detection_metrics
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.model import PaDiM
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
+from padim_bench.records.config import Execution, Wanted
 from padim_bench.records.files import read_records
 from padim_bench.reproduction import measured
-from padim_bench.runs.runner import ModelSpec, Settings
+from padim_bench.runs.runner import Settings
 from padim_bench.runs.scenes import run_scenes
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
@@ -271,8 +273,8 @@ def test_a_measurement_that_fails_is_named_and_costs_no_other(
 
 
 def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:
-    model = ModelSpec(resolve_weights("resnet18", "random"), n_features=2, seed=10, protocol=get_protocol("paper-stc"))
-    settings = Settings(get_protocol("paper"), threads=1, batch_size=1)
+    wanted = Wanted(PaDiMConfig(n_features=2, seed=10, protocol=get_protocol("paper-stc")))
+    model, settings = (wanted, resolve_weights("resnet18", "random")), Settings(Execution(batch_size=1))
     scenes = [stc(campus, list_scenes(campus)[1])]
     found: list[dict[str, Any]] = []
     said: list[str] = []

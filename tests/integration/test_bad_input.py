@@ -20,12 +20,13 @@ from torch import Tensor
 
 from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
-from padim_bench.protocols import get_protocol
+from padim_bench.records.config import Wanted
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec
 from padim_bench.report.tables import build_table
-from padim_bench.runs.runner import ModelSpec, Settings, plan, run
+from padim_bench.runs.runner import Settings, plan, run
 
 RANDOM = ("--backbone", "resnet18", "--weights", "random")
 SMALL = ("--n-features", 20, "--threads", 1, "--json")
@@ -390,8 +391,8 @@ def test_a_wrong_inverse_is_recorded_invalid_without_numbers(
 
 
 def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, lu_that: Callable[[str], None]) -> None:
-    model = ModelSpec(resolve_weights("resnet18", "random"), n_features=20, strategy="explicit-lu")
-    settings = Settings(get_protocol("paper"), threads=1)
+    wanted = Wanted(PaDiMConfig(n_features=20, strategy="explicit-lu"))
+    model, settings = (wanted, resolve_weights("resnet18", "random")), Settings()
 
     def records(category: str) -> list[dict[str, object]]:
         return [o.record for o in run(plan([mvtec(tiny, category)], [model], settings), tmp_path)]

@@ -28,8 +28,9 @@ from support import CommandLine, assert_refused, lines_said, record_files, start
 
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import mvtec
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
-from padim_bench.protocols import get_protocol
+from padim_bench.records.config import Wanted
 from padim_bench.runs import runner
 from padim_bench.runs.executors import done_elsewhere, open_executor
 from padim_bench.runs.travel import Failure, WorkerDiedError
@@ -137,9 +138,9 @@ def test_what_died_with_its_process_is_tried_again_alone_and_takes_nothing_with_
 
 @posix
 def test_a_unit_whose_worker_dies_is_named_and_the_others_are_kept(tiny: Path, tmp_path: Path) -> None:
-    weights, settings = resolve_weights("resnet18", "random"), runner.Settings(get_protocol("paper"))
+    weights, settings = resolve_weights("resnet18", "random"), runner.Settings()
     categories = [mvtec(tiny, name) for name in ("bottle", "grid", "leather")]
-    units = runner.plan(categories, [runner.ModelSpec(weights, n_features=20)], settings)
+    units = runner.plan(categories, [(Wanted(PaDiMConfig(n_features=20)), weights)], settings)
     said: list[str] = []
 
     def kill_the_worker_after_the_first_record() -> None:

@@ -186,7 +186,7 @@ import torch
 from padim_bench.evaluation import Maps
 from padim_bench.protocols import get_protocol
 masks = [np.arange(2000 * 2000).reshape(2000, 2000) % 7 == 0] * 16
-maps = Maps(replace(get_protocol("paper"), compare_at="masks"), exact=False)
+maps = Maps(get_protocol("paper").vary(compare_at="masks"), exact=False)
 for n in (2, 16):
     maps.add(torch.rand(n, 224, 224), masks[:n])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from padim_bench import STRATEGIES, Backbone, PaDiM, StrategyInvalidError, create_backbone, evaluate, load_images, mvtec
 from padim_bench.cli import main
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
-from padim_bench.runs.runner import ModelSpec, Settings, model_config, plan, run
+from padim_bench.records.config import Execution, Wanted
+from padim_bench.runs.runner import Settings, model_config, plan, run
 
 pytestmark = pytest.mark.data
 
@@ -82,14 +84,15 @@ def test_seeds_and_single_choices_move_grid_as_independently_measured(
         paper.vary(map_interpolation="bilinear"): 84.08,
         paper.vary(crop=None): 84.85,
     }
-    expected = {ModelSpec(weights, seed=seed): pro for seed, pro in by_seed.items()}
-    expected |= {ModelSpec(weights, seed=1024, protocol=protocol): pro for protocol, pro in by_choice.items()}
-    expected[ModelSpec(weights, n_features=None, reduction="none")] = 92.04
-    settings = Settings(paper, threads=2)
-    outcomes = run(plan([mvtec(real_data, "grid")], list(expected), settings), tmp_path)
+    expected = {Wanted(PaDiMConfig(seed=seed)): pro for seed, pro in by_seed.items()}
+    expected |= {Wanted(PaDiMConfig(seed=1024, protocol=protocol)): pro for protocol, pro in by_choice.items()}
+    expected[Wanted(PaDiMConfig(n_features=None, reduction="none"))] = 92.04
+    settings = Settings(Execution(threads=2))
+    units = plan([mvtec(real_data, "grid")], [(one, weights) for one in expected], settings)
+    outcomes = run(units, tmp_path)
     found = {replace(o.config, dataset="", category=""): 100 * o.record["metrics"]["pro"] for o in outcomes}
     for model, pro in expected.items():
-        assert found[model_config(model, settings)] == pytest.approx(pro, abs=0.02), model
+        assert found[model_config(model, weights, settings)] == pytest.approx(pro, abs=0.02), model
 
 
 def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, tmp_path: Path) -> None:

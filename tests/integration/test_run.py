@@ -26,9 +26,9 @@ from padim_bench import STRATEGIES, PadimBenchError
 from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
-from padim_bench.protocols import get_protocol
-from padim_bench.records.config import RunConfig
+from padim_bench.records.config import RunConfig, Wanted
 from padim_bench.runs import runner
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
@@ -287,13 +287,13 @@ def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
     true = runner._run_one
 
     def one(config: RunConfig, *rest: Any) -> runner.Result:
-        if config.seed == 1:
+        if config.model.seed == 1:
             raise PadimBenchError("unfit")
         return true(config, *rest)
 
     monkeypatch.setattr(runner, "_run_one", one)
-    weights, settings = resolve_weights("resnet18", "random"), runner.Settings(get_protocol("paper"))
-    models = [runner.ModelSpec(weights, n_features=20, seed=seed) for seed in (0, 1)]
+    weights, settings = resolve_weights("resnet18", "random"), runner.Settings()
+    models = [(Wanted(PaDiMConfig(n_features=20, seed=seed)), weights) for seed in (0, 1)]
     units = runner.plan([mvtec(tiny, "bottle")], models, settings)
     with ThreadPoolExecutor(1) as pool, pytest.raises(PadimBenchError, match="unfit"):
         runner.run(units, tmp_path, executor=pool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from padim_bench.data.loading import LoadedCategory, load_category
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
-from padim_bench.protocols import PROTOCOLS, Protocol, rd_mvtec_protocol
+from padim_bench.protocols import CHOICES, PROTOCOLS, Protocol, rd_mvtec_protocol
 
 TURNED = rd_mvtec_protocol(3)
 # Of every field another value, and the protocol that it is changed in.
@@ -50,6 +50,14 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Category:
     return mvtec(root, "part")
 
 
+def test_every_field_of_a_protocol_is_a_choice_by_name_or_what_it_is_called() -> None:
+    paper = PROTOCOLS["paper"]
+    named = {f.name for f in fields(paper) if not is_dataclass(getattr(paper, f.name))} - {"name", "source"}
+    parts = {f.name: getattr(paper, f.name) for f in fields(paper) if is_dataclass(getattr(paper, f.name))}
+    named |= {f"{part}.{f.name}" for part, value in parts.items() for f in fields(value)}
+    assert sorted(CHOICES.values()) == sorted(named)
+
+
 def _differ(a: list[Any], b: list[Any]) -> bool:
     return any(x.shape != y.shape or not np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -59,13 +67,13 @@ def _images(loaded: LoadedCategory) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("field", [f.name for f in fields(Protocol)])
+@pytest.mark.parametrize("field", [*CHOICES, "name", "source"])
 def test_pixels_differ_exactly_where_a_protocol_says_that_they_do(part: Category, field: str) -> None:
     protocol, value = OTHER[field]
-    changed = replace(protocol, **{field: value})
+    changed = protocol.vary(**{field: value}) if field in CHOICES else replace(protocol, **{field: value})
     assert changed != protocol
     before, after = (load_category(part, one) for one in (protocol, changed))
-    assert _differ(_images(before), _images(after)) == (changed.image_choices != protocol.image_choices)
+    assert _differ(_images(before), _images(after)) == (changed.images != protocol.images)
     assert before.masks is not None
     assert after.masks is not None
     masks = _differ(list(before.masks), list(after.masks))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -21,9 +19,9 @@ def test_maps_equal_torch_upsampling_then_scipy_smoothing(
 ) -> None:
     distances = torch.rand(3, *grid) * 20
     upsampled = functional.interpolate(
-        distances[:, None].double(), size=size, mode=protocol.map_interpolation, align_corners=False
+        distances[:, None].double(), size=size, mode=protocol.maps.interpolation, align_corners=False
     )[:, 0].numpy()
-    expected = np.stack([ndimage.gaussian_filter(m, protocol.sigma, mode=protocol.border) for m in upsampled])
+    expected = np.stack([ndimage.gaussian_filter(m, protocol.maps.sigma, mode=protocol.maps.border) for m in upsampled])
     maps, scores = anomaly_maps(distances, size, protocol)
     assert (maps.dtype, maps.shape) == (torch.float32, (3, *size))
     np.testing.assert_allclose(maps.numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -32,7 +30,7 @@ def test_maps_equal_torch_upsampling_then_scipy_smoothing(
 
 def test_without_smoothing_a_map_is_its_upsampling_and_a_constant_stays_constant() -> None:
     distances = torch.rand(2, 14, 14)
-    maps, _ = anomaly_maps(distances, (56, 56), replace(PAPER, sigma=0.0))
+    maps, _ = anomaly_maps(distances, (56, 56), PAPER.vary(sigma=0.0))
     expected = functional.interpolate(distances[:, None], size=(56, 56), mode="bicubic")[:, 0]
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-6)
     flat, scores = anomaly_maps(torch.full((1, 14, 14), 3.5), (56, 56), PAPER)
@@ -44,7 +42,7 @@ def test_score_from_the_raw_map_is_its_maximum_before_smoothing() -> None:
     distances = torch.zeros(1, 56, 56)
     distances[0, 20, 20] = 10
     _, smoothed = anomaly_maps(distances, (224, 224), PAPER)
-    _, raw = anomaly_maps(distances, (224, 224), replace(PAPER, score_from="raw"))
+    _, raw = anomaly_maps(distances, (224, 224), PAPER.vary(score_from="raw"))
     upsampled = functional.interpolate(distances[:, None], size=(224, 224), mode="bicubic")
     assert raw.item() == pytest.approx(float(upsampled.max()), rel=1e-5)
     assert smoothed.item() < raw.item() / 2
@@ -53,6 +51,6 @@ def test_score_from_the_raw_map_is_its_maximum_before_smoothing() -> None:
 def test_borders_differ_only_within_the_filter_of_the_edge() -> None:
     distances = torch.rand(1, 56, 56)
     ours, _ = anomaly_maps(distances, (224, 224), PAPER)
-    theirs, _ = anomaly_maps(distances, (224, 224), replace(PAPER, border="mirror"))
+    theirs, _ = anomaly_maps(distances, (224, 224), PAPER.vary(border="mirror"))
     assert torch.equal(ours[:, 17:-17, 17:-17], theirs[:, 17:-17, 17:-17])
     assert not torch.allclose(ours, theirs)

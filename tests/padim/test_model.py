@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_a_fit_that_knows_how_many_images_there_are_holds_what_fits(
         path = tmp_path / f"{i}.png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
         samples.append(Sample(path, 0, "good"))
-    protocol = replace(PROTOCOLS["paper"], resize=64, crop=64)
+    protocol = PROTOCOLS["paper"].vary(resize=64, crop=64)
     loader = DataLoader(TensorDataset(TRAIN), batch_size=3)
     given = (TRAIN, TRAIN.split(3), loader, load_images(samples, protocol, 3), (x for x in TRAIN.split(3)))
     for images in given:

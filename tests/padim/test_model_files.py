@@ -154,5 +154,5 @@ def test_tensors_that_are_not_the_strategys_are_refused(
 def test_models_of_the_format_before_say_so(fitted: Path, tmp_path: Path) -> None:
     about, tensors = parts(fitted)
     path = saved(tmp_path / "model", about | {"format": "2"}, tensors)
-    with pytest.raises(PadimBenchError, match=r"not a PaDiM model of format 3 \('2'\): fit and save it again"):
+    with pytest.raises(PadimBenchError, match=r"not a PaDiM model of format 4 \('2'\): fit and save it again"):
         PaDiM.load(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -285,7 +284,7 @@ def test_a_model_is_the_papers_equations_on_reduced_embeddings(backbone: Backbon
 
 @pytest.mark.parametrize("reduction", ["pca", "semi-orthogonal"])
 def test_all_directions_score_as_all_channels(backbone: Backbone, reduction: str) -> None:
-    options = {"n_features": None, "protocol": replace(PROTOCOLS["paper"], epsilon=0.1)}
+    options = {"n_features": None, "protocol": PROTOCOLS["paper"].vary(epsilon=0.1)}
     whole = PaDiM(backbone, reduction="none", **options).fit(TRAIN).score(TEST)[0]
     turned = PaDiM(backbone, reduction=reduction, **options).fit(TRAIN)
     assert turned.gaussians.embedding.n_features == 192

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +13,7 @@ from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.model import score_features
 
 PAPER = PROTOCOLS["paper"]
-PLAIN = replace(PAPER, sigma=0.0, map_interpolation="bilinear")
+PLAIN = PAPER.vary(sigma=0.0, map_interpolation="bilinear")
 
 
 def test_two_grids_added_by_hand() -> None:
@@ -37,7 +35,7 @@ def grids_of(seed: int, sides: list[tuple[int, int]], n: int = 2) -> list[Tensor
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=4),
-    st.sampled_from([*PROTOCOLS.values(), replace(PAPER, score_from="raw"), PLAIN]),
+    st.sampled_from([*PROTOCOLS.values(), PAPER.vary(score_from="raw"), PLAIN]),
     st.integers(0, 2**32),
 )
 def test_a_sum_is_that_of_the_single_maps(sides: list[tuple[int, int]], protocol: Protocol, seed: int) -> None:
@@ -46,7 +44,7 @@ def test_a_sum_is_that_of_the_single_maps(sides: list[tuple[int, int]], protocol
     maps, scores = anomaly_maps(grids, size, protocol)
     assert (maps.dtype, maps.shape) == (torch.float32, (2, *size))
     torch.testing.assert_close(maps.double(), torch.stack(singles).sum(dim=0), rtol=1e-5, atol=1e-4)
-    scored = maps if protocol.score_from == "smoothed" else anomaly_maps(grids, size, replace(protocol, sigma=0.0))[0]
+    scored = maps if protocol.maps.score_from == "smoothed" else anomaly_maps(grids, size, protocol.vary(sigma=0.0))[0]
     assert torch.equal(scores, scored.amax(dim=(1, 2)))
 
 

@@ -52,13 +52,23 @@ def _theirs(options: dict[str, Any], given: Inputs) -> dict[str, float]:
 
 def _ours(options: dict[str, Any], given: Inputs) -> dict[str, float]:
     """What ``padim-bench run`` calls, with a new folder for its record."""
-    from padim_bench.runs.runner import ModelSpec, Settings, plan, run
+    from padim_bench.padim.config import PaDiMConfig
+    from padim_bench.records.config import Execution, Wanted
+    from padim_bench.runs.runner import Settings, plan, run
 
     weights = resolve_weights(given["arch"], "random" if given["weights"] == "random" else None)
-    spec = ModelSpec(weights, n_features=given["d"], strategy=options["strategy"], compute_dtype=options["compute"])
-    settings = Settings(get_protocol("anomalib").vary(resize=given["side"]), threads=options["threads"])
+    model = PaDiMConfig(
+        given["arch"],
+        n_features=given["d"],
+        strategy=options["strategy"],
+        compute_dtype=options["compute"],
+        protocol=get_protocol("anomalib").vary(resize=given["side"]),
+    )
+    settings = Settings(Execution(threads=options["threads"]))
     with tempfile.TemporaryDirectory() as folder:
-        (outcome,) = run(plan([mvtec(given["root"], given["category"])], [spec], settings), Path(folder))
+        (outcome,) = run(
+            plan([mvtec(given["root"], given["category"])], [(Wanted(model), weights)], settings), Path(folder)
+        )
     return {key: outcome.record["metrics"][key] for key in ("image_auroc", "pixel_auroc", "pro")}
 
 

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
             write_record(tmp_path, run_record(run_config(category, seed, extras=extras)))
     write_record(tmp_path, run_record(run_config("screw", 2), invalid="did not return within 60 s"))
     for dtype in ("float64", "float32"):
-        write_record(tmp_path, run_record(run_config("bottle", 3, dtype=dtype)))
+        write_record(tmp_path, run_record(run_config("bottle", 3, storage=dtype)))
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def pages(results: Path) -> dict[str, str]:
     records = [record for _, record in read_records(results).values()]
     check_mergeable(records)
     spec = load_spec("table3")
-    title = next(m.title for m in spec.models if m.arch == "resnet18")
+    title = next(m.title for m in spec.models if m.model.backbone == "resnet18")
     by_seed = [[r for r in records if r["config"]["seed"] == seed] for seed in (0, 1, 2)]
     table = build_table(spec, {title: [rs for rs in by_seed if rs]}, {})
     seeds, gaps = load_toml("seeds"), load_toml("gaps")
@@ -149,7 +149,7 @@ def test_an_edited_record_with_a_new_digest_gives_no_traceback(folder: Path) -> 
         (("metrics", "image_auroc"), -0.1, "metrics.image_auroc: "),
         (("metrics", "pixel_auroc"), "0.9", "metrics.pixel_auroc: "),
         (("config", "seed"), 7, "id: "),
-        (("config", "n_features"), True, "config.n_features: "),
+        (("config", "n_features"), True, "config.model.n_features: "),
         (("config", "reduction"), "magic", "config.reduction: "),
         (("config", "colour"), "red", "config.colour: "),
         (("config", "protocol", "epsilon"), 0.0, "config.protocol: epsilon"),

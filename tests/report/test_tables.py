@@ -401,7 +401,7 @@ def full_table(name: str) -> Table:
     runs = {
         m.title: [
             [
-                record(c, both(90 + i + j / 3 + k / 7), seed=k, dataset=spec.dataset, reduction=m.reduction)
+                record(c, both(90 + i + j / 3 + k / 7), seed=k, dataset=spec.dataset, reduction=m.model.reduction)
                 for j, c in enumerate(names)
             ]
             for k in range(2)

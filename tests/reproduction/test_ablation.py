@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim_bench import PROTOCOLS, PadimBenchError, Protocol, compute_metrics, mvtec
+from padim_bench import PROTOCOLS, PadimBenchError, Protocol, compute_metrics, mvtec, protocols
 from padim_bench.data.loading import load_category, load_masks
 from padim_bench.data.transforms import prepare_mask
 from padim_bench.evaluation import maps_at
@@ -25,9 +25,8 @@ SPEC = load_toml("gaps")
 
 
 def differing(one: Protocol, other: Protocol) -> list[str]:
-    """Fields that differ, names and prose aside."""
-    theirs = other.to_dict()
-    return [k for k, v in one.to_dict().items() if v != theirs[k] and k not in {"name", "source"}]
+    """Choices that differ, by name."""
+    return [name for name in protocols.CHOICES if one.choice(name) != other.choice(name)]
 
 
 @pytest.mark.parametrize(("start", "end"), list(permutations(PROTOCOLS, 2)))
@@ -64,7 +63,7 @@ def test_a_walk_to_where_it_starts_is_one_step() -> None:
 
 
 def test_presets_that_differ_in_what_no_step_changes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PROTOCOLS, "other", replace(PAPER, name="other", resize=320, sigma=2.0))
+    monkeypatch.setitem(PROTOCOLS, "other", replace(PAPER.vary(resize=320, sigma=2.0), name="other"))
     with pytest.raises(PadimBenchError, match="paper and other differ in a field"):
         walk("paper", "other")
     with pytest.raises(PadimBenchError, match="unknown protocol 'nowhere'"):
@@ -78,20 +77,19 @@ def test_alone_is_one_choice_away_from_the_paper() -> None:
         (field,) = differing(PAPER, step.protocol)
         assert field in CHOICES
         wanted = choice[field]
-        assert getattr(step.protocol, field) == (None if wanted == "none" else wanted)
+        assert step.protocol.choice(field) == (None if wanted == "none" else wanted)
         assert step.title == choice["title"]
     assert {differing(PAPER, s.protocol)[0] for s in steps} == set(CHOICES)  # each choice is tried
     assert len({s.title for s in steps}) == len({s.protocol for s in steps}) == len(steps)
 
 
 def test_what_the_gaps_report_runs_has_names_of_its_own_and_nothing_twice() -> None:
-    protocols = gap_protocols(SPEC)
-    assert protocols[: len(SPEC["presets"])] == [PROTOCOLS[name] for name in SPEC["presets"]]
-    assert len({p.name for p in protocols}) == len(protocols)
-    choices = [tuple((k, v) for k, v in p.to_dict().items() if k not in {"name", "source"}) for p in protocols]
-    assert len(set(choices)) == len(choices)
+    made = gap_protocols(SPEC)
+    assert made[: len(SPEC["presets"])] == [PROTOCOLS[name] for name in SPEC["presets"]]
+    assert len({p.name for p in made}) == len(made)
+    assert len({tuple(p.choice(name) for name in protocols.CHOICES) for p in made}) == len(made)
     wanted = {s.protocol for w in SPEC["walks"] for s in walk(w["from"], w["to"])} | {s.protocol for s in alone(SPEC)}
-    assert wanted <= set(protocols)
+    assert wanted <= set(made)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +104,7 @@ def test_what_the_gaps_report_runs_has_names_of_its_own_and_nothing_twice() -> N
 )
 def test_a_varied_protocol_says_what_was_changed(changes: dict[str, Any], name: str) -> None:
     varied = PAPER.vary(**changes)
-    assert varied == replace(PAPER, name=name, **changes)
+    assert varied == Protocol.of(name, source=PAPER.source, **changes)
 
 
 def test_what_changes_nothing_is_the_protocol_itself() -> None:
@@ -140,14 +138,14 @@ def test_the_mask_is_what_lies_under_the_crop_at_its_own_size() -> None:
 
 def test_without_a_crop_it_is_the_mask_as_stored() -> None:
     pixels = np.random.default_rng(0).integers(0, 2, (31, 47), dtype=np.uint8)
-    protocol = replace(PAPER, crop=None, compare_at="masks")
+    protocol = PAPER.vary(crop=None, compare_at="masks")
     assert np.array_equal(prepare_mask(pixels == 1, protocol), pixels == 1)
 
 
 @pytest.mark.parametrize(("size", "crop"), [((900, 600), 224), ((256, 256), 224), ((1024, 700), 200), ((101, 57), 224)])
 def test_the_crop_of_masks_covers_the_same_part_as_that_of_images(size: tuple[int, int], crop: int) -> None:
     width, height = size
-    protocol = replace(PAPER, crop=crop, compare_at="masks")
+    protocol = PAPER.vary(crop=crop, compare_at="masks")
     share = crop / 256
     mask = prepare_mask(np.ones((height, width), dtype=bool), protocol)
     assert mask.shape == (pytest.approx(share * height, abs=1), pytest.approx(share * width, abs=1))
@@ -157,14 +155,14 @@ def test_the_crop_of_masks_covers_the_same_part_as_that_of_images(size: tuple[in
 
 
 def test_maps_are_resized_to_their_masks_as_the_protocol_interpolates() -> None:
-    bilinear = Protocol("two", resize=2, crop=None, map_interpolation="bilinear", compare_at="masks")
+    bilinear = Protocol.of("two", resize=2, crop=None, map_interpolation="bilinear", compare_at="masks")
     maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 1.0], [1.0, 1.0]]])
     masks = [np.zeros((4, 4), dtype=bool), np.zeros((5, 3), dtype=bool)]
     first, second = maps_at(masks, maps, bilinear)
     across = np.array([0, 0.25, 0.75, 1])
     np.testing.assert_allclose(first, 2 * across[:, None] + across, atol=1e-6)
     np.testing.assert_allclose(second, np.ones((5, 3)), atol=1e-6)
-    overshooting = maps_at(masks, maps, replace(bilinear, map_interpolation="bicubic"))[0]
+    overshooting = maps_at(masks, maps, bilinear.vary(map_interpolation="bicubic"))[0]
     assert overshooting.max() > 3
     assert overshooting.min() < 0
 
