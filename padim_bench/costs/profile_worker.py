@@ -43,7 +43,7 @@ from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import Record
-from padim_bench.runs.runner import fit_moments
+from padim_bench.runs.result import fit_moments
 
 FIT_STAGES = ("read", "decode", "resize", "backbone", "embed", "moments", "factorise")
 SCORE_STAGES = ("backbone", "embed", "distance", "map")

@@ -143,6 +143,11 @@ def count_frames(clip: Clip) -> int:
     return count_video_frames(clip.source)
 
 
+def scene_files(scene: Scene) -> list[Path]:
+    """All files of all clips. Raises PadimBenchError for a clip without frames."""
+    return [path for clip in (*scene.train, *scene.test) for path in _clip_files(clip)]
+
+
 def scene_digest(scene: Scene) -> str:
     """sha256 over the relative names and the contents of all files of all clips, wherever ``scene.root`` is.
 
@@ -150,13 +155,15 @@ def scene_digest(scene: Scene) -> str:
     """
 
     def lines(clips: tuple[Clip, ...]) -> list[str]:
-        files: list[Path] = []
-        for clip in clips:
-            files += _frame_files(clip.source) if clip.source.is_dir() else [clip.source]
-            files += [path for path in (clip.pixel_masks, clip.frame_labels) if path is not None]
+        files = (path for clip in clips for path in _clip_files(clip))
         return sorted(f"{spelled(path.relative_to(scene.root).as_posix())} {_file_digest(path)}\n" for path in files)
 
     return hashlib.sha256("".join([*lines(scene.train), "test\n", *lines(scene.test)]).encode()).hexdigest()
+
+
+def _clip_files(clip: Clip) -> list[Path]:
+    frames = _frame_files(clip.source) if clip.source.is_dir() else [clip.source]
+    return [*frames, *(path for path in (clip.pixel_masks, clip.frame_labels) if path is not None)]
 
 
 def _file_digest(path: Path) -> str:

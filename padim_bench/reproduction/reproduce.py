@@ -28,8 +28,8 @@ from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
 from padim_bench.reproduction.measured import Measuring
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
-from padim_bench.runs.runner import Outcome, Settings, plan, run
-from padim_bench.runs.scenes import run_scenes
+from padim_bench.runs.runner import Outcome, RunsFailedError, Settings, plan, plan_scenes, run
+from padim_bench.runs.scenes import SceneUnit
 
 REAL_THING = (
     "For the paper's own data: padim-bench data download mvtec-ad --root DIR (4.9 GB; prints the licence), "
@@ -137,18 +137,20 @@ def reproduce(
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
     units = plan(categories, over_images, settings, results=results)
     _say_what_will_be(wanted, choice, brief, categories, on_message)
-    outcomes = run(
-        units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
-    )
-    check_mergeable([o.record for o in outcomes])
-    unreadable: PadimBenchError | None = None  # a scene must not cost what comes after it
+    if scenes:
+        models = _models((wanted[name] for name in over_scenes), found)
+        units += plan_scenes(scenes, models, settings, every=stc_every)
+    unreadable: RunsFailedError | None = None  # a scene must not cost what comes after it
     try:
-        if scenes:
-            models = _models((wanted[name] for name in over_scenes), found)
-            outcomes += run_scenes(scenes, models, settings, results, every=stc_every, on_message=on_message)
-    except PadimBenchError as error:
-        unreadable = error
+        outcomes = run(
+            units, results, executor=executor, show_progress=show_progress, on_message=on_message, writes=_PLACES
+        )
+    except RunsFailedError as error:
+        if not all(isinstance(unit, SceneUnit) for unit in error.units):
+            raise
+        unreadable, outcomes = error, error.outcomes
         over_scenes, names = [], [name for name in names if name not in over_scenes]
+    check_mergeable([o.record for o in outcomes])
     measurements, failed = [], {}
     for name in measured:
         measuring = Measuring(

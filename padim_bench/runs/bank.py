@@ -43,7 +43,7 @@ from padim_bench.runs.features import Features, extract
 from padim_bench.runs.session import Session
 
 if TYPE_CHECKING:
-    from padim_bench.runs.runner import Unit
+    from padim_bench.runs.images import ImageUnit
 
 
 class HeldBank:
@@ -51,7 +51,9 @@ class HeldBank:
 
     how = "held"
 
-    def __init__(self, unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress) -> None:
+    def __init__(
+        self, unit: ImageUnit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress
+    ) -> None:
         settings, name = unit.settings, unit.category.name
         self._unit, self._layouts, self._timings = unit, Layouts(unit, session), timings
         self._components: dict[Members, Tensor] = {}
@@ -60,7 +62,7 @@ class HeldBank:
             self._loaded = loaded = session.load(unit, progress.advance)
         self.facts, self.labels = loaded.facts, loaded.labels
         self._masks = session.masks
-        backbone = session.backbone_of(unit)
+        backbone = session.backbone(unit)
         self.backbone_error = backbone.check_dtype(torch.from_numpy(loaded.train[: settings.execution.batch_size]))
         self.folding_error, self.resampled = backbone.folding_error, backbone.resampled
         kept = self._layouts.kept(unit.configs)
@@ -131,10 +133,12 @@ class StreamedBank:
 
     how = "streamed"
 
-    def __init__(self, unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress) -> None:
+    def __init__(
+        self, unit: ImageUnit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress
+    ) -> None:
         self._unit, self._plan, self._timings, self._progress = unit, plan, timings, progress
         self._layouts = Layouts(unit, session)
-        self._backbone = session.backbone_of(unit)
+        self._backbone = session.backbone(unit)
         self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.execution.threads)
         self.labels = self._reader.labels
         self._components: dict[Members, Tensor] = {}
@@ -298,7 +302,7 @@ class StreamedBank:
 
 
 def open_bank(
-    unit: Unit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress
+    unit: ImageUnit, plan: Plan, session: Session, timings: dict[str, float], progress: Progress
 ) -> HeldBank | StreamedBank:
     """The unit's features as planned; where they are held they are made now, and timed."""
     if plan.held:

@@ -9,7 +9,7 @@ state, P * D^2 numbers whatever the number of images, are counted where they can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -28,9 +28,10 @@ from padim_bench.padim.sharing import selected_bytes, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.records.config import RunConfig
 from padim_bench.runs.features import union_of_channels
+from padim_bench.runs.unit import Unit, layers_of
 
 if TYPE_CHECKING:
-    from padim_bench.runs.runner import Unit
+    from padim_bench.runs.images import ImageUnit
     from padim_bench.runs.session import Session
 
 # The whole state is read once for each batch of distances, so these are larger than the backbone's.
@@ -61,8 +62,8 @@ class Layouts:
 
     def __init__(self, unit: Unit, session: Session) -> None:
         channels, grids = session.maps(unit)  # of all layers together, as they will be run
-        self._channels = dict(zip(unit.layers, channels, strict=True))
-        self._grids = dict(zip(unit.layers, grids, strict=True))
+        self._channels = dict(zip(layers_of(unit), channels, strict=True))
+        self._grids = dict(zip(layers_of(unit), grids, strict=True))
 
     def embedding(self, config: RunConfig, names: Members, components: Tensor | None = None) -> PatchEmbedding:
         """The embedding of one member of a configuration; a learned one needs its components."""
@@ -151,7 +152,7 @@ class Plan:
     exact: dict[tuple[object, ...], bool]
 
 
-def plan_unit(unit: Unit, session: Session) -> Plan:
+def plan_unit(unit: ImageUnit, session: Session) -> Plan:
     """What running the unit holds, from sizes known in advance. Raises PadimBenchError for what never fits."""
     layouts, limit = Layouts(unit, session), unit.settings.memory_limit
     n_train, n_test = len(unit.category.train), len(unit.category.test)
@@ -203,18 +204,26 @@ def plan_unit(unit: Unit, session: Session) -> Plan:
         rooms, used = share(costs, limit - test_bytes)
         return Group(tuple(configs), dict(zip(keys(configs), rooms, strict=True)), tested_held, used + test_bytes)
 
+    groups = in_groups(unit.configs, group, limit)
+    return Plan(whole, False, groups, max(g.needed for g in groups), exact)
+
+
+def in_groups(
+    configs: Sequence[RunConfig], group: Callable[[Sequence[RunConfig]], Group], limit: int
+) -> tuple[Group, ...]:
+    """Configurations in order, as many to a :class:`Group` as fit the limit, or add nothing where one does not."""
     groups: list[Group] = []
     current: list[RunConfig] = []
-    for config in unit.configs:
+    for config in configs:
         if current and group([*current, config]).needed > max(limit, group(current).needed):
             groups.append(group(current))
             current = []
         current.append(config)
     groups.append(group(current))
-    return Plan(whole, False, tuple(groups), max(g.needed for g in groups), exact)
+    return tuple(groups)
 
 
-def statements(unit: Unit, session: Session) -> list[str]:
+def statements(unit: ImageUnit, session: Session) -> list[str]:
     """Lines to say before the unit runs: that it is not held as a whole, and that a model alone passes the limit."""
     plan, layouts, limit = plan_unit(unit, session), Layouts(unit, session), unit.settings.memory_limit
     n_train, n_test = len(unit.category.train), len(unit.category.test)

@@ -1,116 +1,143 @@
-"""ShanghaiTech Campus, scene by scene (the paper's Table IV), in memory that does not grow with the frames.
+"""Video scenes of ShanghaiTech Campus (the paper's Table IV), in memory that does not grow with the frames.
 
-Training frames stream through the backbone into moments, which are folded past the memory limit; test
-frames stream into histograms of their scores. Nothing but the scores of frames is kept of either.
+Training frames stream once through the network into the moments of every configuration, which are folded past the
+memory limit; test frames stream once into a histogram of scores for each. Nothing but the scores of frames is kept of
+either. Configurations that do not fit the limit together take turns, with a pass each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from padim_bench.data.datasets import DATASETS
-from padim_bench.data.stc import Clip, Frame, Scene, count_frames, read_frames, scene_digest
+from padim_bench.data.stc import Clip, Frame, Scene, read_frames
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.machine.environment import PeakMemory
-from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
-from padim_bench.machine.torch_settings import full_precision, stopwatch, torch_threads
+from padim_bench.machine.torch_settings import stopwatch
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.backbones import Backbone
-from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import COMPUTE_DTYPES, score_features
 from padim_bench.padim.moments import TrainingMoments
-from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
-from padim_bench.padim.sharing import NEVER, share, training_cost
+from padim_bench.padim.sharing import NEVER, Cost, share, training_cost
 from padim_bench.padim.weights import Weights
-from padim_bench.records.config import RunConfig, Wanted
-from padim_bench.records.files import Record, as_read, read_records, write_record
-from padim_bench.runs.budget import HISTOGRAM_BYTES, told
-from padim_bench.runs.runner import (
-    Interrupted,
-    Outcome,
-    Result,
-    Settings,
-    fit_moments,
-    make_record,
-    model_config,
-)
+from padim_bench.records.config import RunConfig
+from padim_bench.records.files import Record
+from padim_bench.runs.budget import HISTOGRAM_BYTES, Group, Key, Layouts, in_groups, key, told
+from padim_bench.runs.result import Result, fit_moments, make_record
 from padim_bench.runs.session import Session
+from padim_bench.runs.unit import Keep, with_full_path
+
+if TYPE_CHECKING:
+    from padim_bench.runs.runner import Settings
 
 
-def run_scenes(
-    scenes: Sequence[Scene],
-    models: Sequence[tuple[Wanted, Weights]],
-    settings: Settings,
-    results: Path,
-    *,
-    every: int = 1,
-    show_progress: bool | None = None,
-    on_message: Callable[[str], None] = lambda _: None,
-) -> list[Outcome]:
-    """Runs every model over every scene, one record each; what is on record already is not repeated.
+@dataclass(frozen=True)
+class SceneUnit:
+    """A :class:`~padim_bench.runs.unit.Unit` of one scene's clips: its configurations see the same frames and masks."""
 
-    Args:
-        scenes: from ``data.stc.stc``.
-        models: their reductions may draw, not learn.
-        settings: ``memory_limit`` bounds the features held between two foldings, and the moments where it can.
-        results: folder of records.
-        every: of each clip's frames, the first and then every so many; recorded.
+    scene: Scene
+    weights: Weights
+    configs: tuple[RunConfig, ...]
+    settings: Settings
 
-    Raises:
-        PadimBenchError: unreadable clips, fewer than two training frames, unfit options.
-        Interrupted: Ctrl-C; finished runs are kept.
-    """
-    for wanted, _ in models:
-        if REDUCTIONS[wanted.model.reduction].learned or wanted.model.fusion != "concatenate":
-            raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
-    session, existing = Session(), read_records(results)
-    outcomes: list[Outcome] = []
-    total = len(scenes) * len(models)
-    steps = sum(_frames((*s.train, *s.test), every) for s in scenes) * len(models)
-    try:
-        with (
-            Progress(steps, enabled=show_progress) as progress,
-            torch_threads(settings.execution.threads),
-            full_precision(),
-        ):
-            for scene in scenes:
-                digest = scene_digest(scene)
-                for wanted, weights in models:
-                    config = _config(wanted, weights, settings, scene, every)
-                    run_id = config.run_id(digest, weights.sha256)
-                    if run_id in existing:
-                        outcomes.append(Outcome(config, *existing[run_id], resumed=True))
-                        continue
-                    check_writable(results / "records")
-                    backbone = session.backbone(weights, config.layers, config)
-                    room, line = _room(scene, config, backbone, settings)
-                    if line:
-                        on_message(line)
-                    progress.stage(f"scene {scene.name}", config.model_name)
-                    record = _run_scene(scene, config, weights, backbone, room, settings, digest, progress)
-                    read = as_read(record)
-                    outcomes.append(Outcome(config, write_record(results, record), read, resumed=False))
-                    if record["status"] != "ok":
-                        on_message(f"scene {scene.name} {config.model_name}: INVALID: {record['reason']}")
-    except KeyboardInterrupt as error:
-        raise Interrupted(len(outcomes), total) from error
-    return outcomes
+    @property
+    def place(self) -> str:
+        return f"scene {self.scene.name}"
 
+    @property
+    def root(self) -> Path:
+        return self.scene.root
 
-def _config(wanted: Wanted, weights: Weights, settings: Settings, scene: Scene, every: int) -> RunConfig:
-    config = model_config(wanted, weights, settings)
-    return replace(config, dataset=dataset_name(scene), category=scene.name, every=every)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def digest(self, session: Session) -> str:
+        return session.scene_digest(self.scene)
+
+    def only(self, configs: tuple[RunConfig, ...]) -> SceneUnit:
+        return replace(self, configs=configs)
+
+    def with_full_paths(self) -> SceneUnit:
+        """Records name clips alone, so that they do not change."""
+
+        def full(clip: Clip) -> Clip:
+            masks, labels = (p and p.absolute() for p in (clip.pixel_masks, clip.frame_labels))
+            return Clip(clip.name, clip.source.absolute(), masks, labels)
+
+        train, test = (tuple(map(full, clips)) for clips in (self.scene.train, self.scene.test))
+        scene = Scene(self.scene.name, self.scene.root.absolute(), train, test)
+        return replace(self, scene=scene, weights=with_full_path(self.weights))
+
+    def steps(self, session: Session) -> int:
+        """Each configuration is a step a frame."""
+        try:
+            return len(self.configs) * session.n_frames((*self.scene.train, *self.scene.test), self.configs[0].every)
+        except PadimBenchError:
+            return 0
+
+    def statements(self, session: Session) -> list[str]:
+        try:
+            n = session.n_frames(self.scene.train, self.configs[0].every)
+        except PadimBenchError:  # running it will say so
+            return []
+        groups = plan_scene(self, session)
+        fold = any(room is not None for group in groups for room in group.room.values())
+        how = ["folded into running moments"] if fold else []
+        if len(groups) > 1:
+            how.append(f"configurations in {len(groups)} groups with a pass each")
+        if not how:
+            return []
+        held = sum(cost.held for cost in _costs(self.configs, Layouts(self, session), n).values())
+        who = self.configs[0].model_name if len(self.configs) == 1 else self.weights.arch
+        needed, limit = max(group.needed for group in groups), self.settings.memory_limit
+        return [
+            f"{self.place}, {who}: features of {n:,} training frames would take {told(held)}, over the limit of "
+            f"{told(limit)} (--memory-limit): {', '.join(how)}; about {told(needed)} needed beside the model"
+        ]
+
+    def needlessly_rough(self, records: Mapping[RunConfig, Record], session: Session) -> int:
+        """None: a scene's pixels are always counted into histograms."""
+        return 0
+
+    def run(self, keep: Keep, progress: Progress, session: Session) -> None:
+        """From one pass over the training frames and one over the test frames for each group that fits the limit."""
+        with self._named():
+            digest, groups = self.digest(session), plan_scene(self, session)
+            session.clear()
+            backbone, layouts = session.backbone(self), Layouts(self, session)
+        for i, group in enumerate(groups):
+            which = f", pass {i + 1} of {len(groups)}" if len(groups) > 1 else ""
+            self._run_group(group, _Frames(self, backbone, progress, which), layouts, digest, keep)
+
+    def _run_group(self, group: Group, frames: _Frames, layouts: Layouts, digest: str, keep: Keep) -> None:
+        memory = PeakMemory(self.settings.execution.device)
+        with self._named():
+            results = _learn(group, frames, layouts)
+            _score({config: result for config, result in results.items() if result.gaussians}, frames)
+        for config, result in results.items():
+            result.memory = memory.read() | {"images": "streamed", "limit_bytes": self.settings.memory_limit}
+            keep(config, frames.record(config, result, digest))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors inside name the scene: files and models know none."""
+        try:
+            yield
+        except PadimBenchError as error:
+            raise PadimBenchError(f"{self.place}: {error}") from error
 
 
 def dataset_name(scene: Scene) -> str:
@@ -119,119 +146,176 @@ def dataset_name(scene: Scene) -> str:
     return next((d.name for d in of_scenes if d.stamp and (scene.root / d.stamp).is_file()), of_scenes[0].name)
 
 
-def _frames(clips: Sequence[Clip], every: int) -> int:
-    return sum(-(-count_frames(clip) // every) for clip in clips)
+# Memory.
 
 
-def _batches(clips: Sequence[Clip], config: RunConfig) -> Iterator[list[Frame]]:
-    frames = chain.from_iterable(read_frames(clip, config.protocol, every=config.every) for clip in clips)
-    while batch := list(islice(frames, config.execution.batch_size)):
-        yield batch
+def plan_scene(unit: SceneUnit, session: Session) -> tuple[Group, ...]:
+    """Configurations that share their passes within the memory limit; where all fit, all do.
+
+    Until the last test frame all states are held, and a histogram for each. Of a configuration alone the state is not
+    counted, as it is not elsewhere; beside others all but the largest are.
+    """
+    layouts, n = Layouts(unit, session), session.n_frames(unit.scene.train, unit.configs[0].every)
+
+    def group(configs: Sequence[RunConfig]) -> Group:
+        states = [layouts.state_bytes(config, n) for config in configs]
+        tested = len(configs) * HISTOGRAM_BYTES + sum(states) - max(states)
+        costs = _costs(configs, layouts, n)
+        rooms, used = share(list(costs.values()), unit.settings.memory_limit - tested)
+        return Group(tuple(configs), dict(zip(costs, rooms, strict=True)), tested_held=False, needed=used + tested)
+
+    return in_groups(unit.configs, group, unit.settings.memory_limit)
 
 
-def _embedding(config: RunConfig, backbone: Backbone) -> PatchEmbedding:
-    grids = backbone.grids(config.protocol.size)
-    return reduced_embedding(
-        backbone.channels, grids, config.model.reduction, config.model.n_features, config.model.seed
-    )
+def _key(config: RunConfig) -> Key:
+    return key(config, config.layers)
 
 
-def _room(scene: Scene, config: RunConfig, backbone: Backbone, settings: Settings) -> tuple[int | None, str]:
-    """Bytes of features to hold before they are folded (None: all of them), and the line that says so."""
-    n, limit = _frames(scene.train, config.every), settings.memory_limit
-    cost = training_cost(
-        _embedding(config, backbone), COMPUTE_DTYPES[config.model.compute_dtype], n, config.execution.batch_size
-    )
-    (room,), needed = share([cost], limit - HISTOGRAM_BYTES)
-    if room is None:
-        return None, ""
-    return room, (
-        f"scene {scene.name}, {config.model_name}: features of {n:,} training frames would take {told(cost.held)}, "
-        f"over the limit of {told(limit)} (--memory-limit): folded into running moments; about "
-        f"{told(needed + HISTOGRAM_BYTES)} needed beside the model"
-    )
-
-
-def _run_scene(
-    scene: Scene,
-    config: RunConfig,
-    weights: Weights,
-    backbone: Backbone,
-    room: int | None,
-    settings: Settings,
-    digest: str,
-    progress: Progress,
-) -> Record:
-    memory, timings = PeakMemory(settings.execution.device), dict[str, float]()
-    embedding = _embedding(config, backbone)
-    moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER if room is None else room)
-    sizes: set[str] = set()
-    result = Result(timings, {}, [embedding])
-
-    def selected(frames: Sequence[Frame], part: str) -> list[Tensor]:
-        with stopwatch(timings, f"backbone_{part}", settings.execution.device):
-            images = torch.from_numpy(np.stack([f.image for f in frames]))
-            if part == "train" and not sizes:
-                result.backbone_error = backbone.check_dtype(images)
-                result.folding_error = backbone.folding_error
-            sizes.update(f.size for f in frames)
-            progress.advance(len(frames))
-            return embedding.select(backbone(images))
-
-    with stopwatch(timings, "train", settings.execution.device):  # decoding included; the backbone's share stands apart
-        for batch in _batches(scene.train, config):
-            moments.update(selected(batch, "train"))
-    n_train = moments.n
-    if n_train < 2:
-        raise PadimBenchError(f"scene {scene.name} has {n_train} training frame: lower --stc-every or add clips")
-    labels: list[int] = []
-    names: list[str] = []
-    try:
-        with stopwatch(timings, "fit", settings.execution.device):
-            result.gaussians = [fit_moments(config, moments)]
-        del moments
-        with stopwatch(timings, "test", settings.execution.device):
-            _score_scene(scene, config, result.gaussians[0], selected, result, names, labels)
-    except StrategyInvalidError as error:
-        result.reason = str(error)
-    result.memory = memory.read() | {"images": "streamed", "limit_bytes": settings.memory_limit}
-    dataset = {
-        "name": dataset_name(scene),
-        "category": scene.name,
-        "kind": "scene",
-        "split_digest": digest,
-        "n_train": n_train,
-        "n_test": len(names),
-        "n_anomalous": sum(labels),
-        "has_masks": True,
-        "official_split": None,
-        "image_sizes": sorted(sizes),
-        "resolution": config.protocol.resolution,
+def _costs(configs: Sequence[RunConfig], layouts: Layouts, n: int) -> dict[Key, Cost]:
+    """Of the training moments of each embedding, from ``n`` frames."""
+    keys = {_key(config): config for config in configs}
+    return {
+        one: training_cost(layouts.one(one), COMPUTE_DTYPES[config.model.compute_dtype], n, config.execution.batch_size)
+        for one, config in keys.items()
     }
-    return make_record(config, weights, dataset, result, names, labels)
 
 
-def _score_scene(
-    scene: Scene,
-    config: RunConfig,
-    gaussians: PatchGaussians,
-    selected: Callable[[Sequence[Frame], str], list[Tensor]],
-    result: Result,
-    names: list[str],
-    labels: list[int],
-) -> None:
-    """Fills in metrics and scores, and the frames they are of. Pixel AUROC comes with its error bound."""
-    roc, scores = StreamingROC(), []
-    size = (config.protocol.size, config.protocol.size)
-    for batch in _batches(scene.test, config):
-        maps, maxima = score_features([(gaussians, selected(batch, "test"))], size, config.protocol)
-        masks = [np.zeros(size, dtype=bool) if f.mask is None else f.mask for f in batch]
-        roc.update(maps.cpu().numpy(), np.stack(masks))
-        scores.append(maxima.cpu())
-        names += [f"{f.clip}/{f.index}" for f in batch]
-        labels += [f.label for f in batch]
-    result.scores = torch.cat(scores)
-    metrics: dict[str, Any] = compute_metrics(np.array(labels), result.scores.numpy())
-    streamed = roc.compute()
-    result.metrics = metrics | {"pixel_auroc": streamed.value}
-    result.extra = {"error_bounds": {"pixel_auroc": streamed.error_bound}}
+# Passes.
+
+
+@dataclass
+class _Frames:
+    """The scene's frames on their way through the network, once for training and once for testing.
+
+    Attributes:
+        unit: whose clips they are.
+        backbone: the unit's network.
+        progress: advanced by frames and configurations.
+        which: of several passes, for the progress.
+        timings: seconds of decoding and of the network, which all configurations share.
+        sizes: of the frames as stored, by part.
+        names, labels: of the test frames.
+        n_train: how many training frames there were.
+        backbone_error: of the features, relative to float32.
+    """
+
+    unit: SceneUnit
+    backbone: Backbone
+    progress: Progress
+    which: str
+    timings: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
+    names: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    n_train: int = 0
+    backbone_error: float = 0.0
+
+    def features(self, part: str, n_configs: int) -> Iterator[tuple[list[Frame], dict[str, Tensor]]]:
+        """Batches of a part, "train" or "test", and their feature maps by layer."""
+        scene, first, device = self.unit.scene, self.unit.configs[0], self.unit.settings.execution.device
+        clips = scene.train if part == "train" else scene.test
+        frames = chain.from_iterable(read_frames(clip, first.protocol, every=first.every) for clip in clips)
+        self.progress.stage(self.unit.place, f"{self.unit.weights.arch} {part}{self.which}")
+        while True:
+            with stopwatch(self.timings, part, device):
+                if not (batch := list(islice(frames, first.execution.batch_size))):
+                    return
+                images = torch.from_numpy(np.stack([frame.image for frame in batch]))
+                if part == "train" and not self.n_train:
+                    self.backbone_error = self.backbone.check_dtype(images)
+                with stopwatch(self.timings, f"backbone_{part}", device):
+                    maps = dict(zip(self.backbone.layers, self.backbone(images), strict=True))
+            self.sizes[part].update(frame.size for frame in batch)
+            if part == "train":
+                self.n_train += len(batch)
+            else:
+                self.names += [f"{frame.clip}/{frame.index}" for frame in batch]
+                self.labels += [frame.label for frame in batch]
+            self.progress.advance(len(batch) * n_configs)
+            yield batch, maps
+
+    def record(self, config: RunConfig, result: Result, digest: str) -> Record:
+        """The record of a configuration. Its times are those that it would have taken alone."""
+        tested = result.reason is None
+        names, labels = (self.names, self.labels) if tested else ([], [])
+        for stage, seconds in self.timings.items():
+            if tested or stage in {"train", "backbone_train"}:
+                result.timings[stage] = result.timings.get(stage, 0.0) + seconds
+        result.backbone_error, result.folding_error = self.backbone_error, self.backbone.folding_error
+        dataset = {
+            "name": config.dataset,
+            "category": config.category,
+            "kind": "scene",
+            "split_digest": digest,
+            "n_train": self.n_train,
+            "n_test": len(names),
+            "n_anomalous": sum(labels),
+            "has_masks": True,
+            "official_split": None,
+            "image_sizes": sorted(self.sizes["train"].union(self.sizes["test"] if tested else ())),
+            "resolution": config.protocol.resolution,
+        }
+        return make_record(config, self.unit.weights, dataset, result, names, labels)
+
+
+def _learn(group: Group, frames: _Frames, layouts: Layouts) -> dict[RunConfig, Result]:
+    """The fitted Gaussians of each configuration, or why there are none, from one pass over the training frames."""
+    device, uses = frames.unit.settings.execution.device, Counter(map(_key, group.configs))
+    moments: dict[Key, TrainingMoments] = {}
+    learning: dict[Key, dict[str, float]] = {one: {} for one in uses}
+    for config in group.configs:
+        if (one := _key(config)) not in moments:
+            room = group.room[one]
+            embedding = layouts.embedding(config, config.layers)
+            moments[one] = TrainingMoments(
+                embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER if room is None else room
+            )
+    for _, maps in frames.features("train", len(group.configs)):
+        for one, learned in moments.items():
+            with stopwatch(learning[one], "train", device):
+                learned.update(learned.embedding.select([maps[name] for name in one[0]]))
+    if frames.n_train < 2:
+        raise PadimBenchError(f"{frames.n_train} training frame: lower --stc-every or add clips")
+    results: dict[RunConfig, Result] = {}
+    for config in group.configs:
+        one = _key(config)
+        uses[one] -= 1
+        learned = moments[one] if uses[one] else moments.pop(one)
+        result = results[config] = Result(dict(learning[one]), {}, [learned.embedding])
+        frames.progress.stage(frames.unit.place, f"{config.model_name} {config.model.strategy}")
+        try:
+            with stopwatch(result.timings, "fit", device):
+                result.gaussians = [fit_moments(config, learned, consume=not uses[one])]
+        except StrategyInvalidError as error:
+            result.reason = str(error)
+    return results
+
+
+def _score(fitted: Mapping[RunConfig, Result], frames: _Frames) -> None:
+    """Fills in metrics and scores, from one pass over the test frames. Pixel AUROC comes with its error bound."""
+    if not fitted:
+        return
+    device, side = frames.unit.settings.execution.device, frames.unit.configs[0].protocol.size
+    size, blank = (side, side), np.zeros((side, side), dtype=bool)
+    rocs = {config: StreamingROC() for config in fitted}
+    parts: dict[RunConfig, list[Tensor]] = {config: [] for config in fitted}
+    for batch, maps in frames.features("test", len(fitted)):
+        masks = np.stack([blank if frame.mask is None else frame.mask for frame in batch])
+        selected: dict[Key, list[Tensor]] = {}
+        for config, result in fitted.items():
+            assert result.gaussians is not None
+            (gaussians,), one = result.gaussians, _key(config)
+            with stopwatch(result.timings, "test", device):
+                if one not in selected:
+                    selected[one] = gaussians.embedding.select([maps[name] for name in config.layers])
+                score_maps, maxima = score_features([(gaussians, selected[one])], size, config.protocol)
+                rocs[config].update(score_maps.cpu().numpy(), masks)
+                parts[config].append(maxima.cpu())
+    labels = np.array(frames.labels)
+    for config, result in fitted.items():
+        with stopwatch(result.timings, "test", device):
+            result.scores = torch.cat(parts[config])
+            streamed = rocs[config].compute()
+            metrics: dict[str, Any] = compute_metrics(labels, result.scores.numpy())
+            result.metrics = metrics | {"pixel_auroc": streamed.value}
+            result.extra = {"error_bounds": {"pixel_auroc": streamed.error_bound}}

@@ -28,8 +28,7 @@ from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
 from padim_bench.records.files import read_records
 from padim_bench.reproduction import measured
-from padim_bench.runs.runner import Settings
-from padim_bench.runs.scenes import run_scenes
+from padim_bench.runs.runner import Settings, plan_scenes, run
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
 OPTIONS = (*RUN, "--dataset", "mvtec-ad")  # which every title doubts
@@ -280,9 +279,8 @@ def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Pat
     said: list[str] = []
     for limit in (1 << 40, 1):
         results = tmp_path / str(limit)
-        (outcome,) = run_scenes(
-            scenes, [model], replace(settings, memory_limit=limit), results, every=4, on_message=said.append
-        )
+        units = plan_scenes(scenes, [model], replace(settings, memory_limit=limit), every=4)
+        (outcome,) = run(units, results, on_message=said.append)
         found.append(outcome.record)
     free, bounded = ([s["score"] for s in r["scores"]] for r in found)
     np.testing.assert_allclose(bounded, free, rtol=1e-4)

@@ -27,9 +27,12 @@ from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.gaussian import PatchGaussians
+from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import RunConfig, Wanted
-from padim_bench.runs import runner
+from padim_bench.runs import images, runner
+from padim_bench.runs.result import fit_moments
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
 IMAGE_METRICS = {m for m in METRICS if m.startswith("image")}
@@ -284,14 +287,12 @@ def test_the_users_threads_are_as_before(cli: CommandLine, tiny: Path, tmp_path:
 def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = runner._run_one
-
-    def one(config: RunConfig, *rest: Any) -> runner.Result:
+    def fit(config: RunConfig, moments: TrainingMoments, **chosen: Any) -> PatchGaussians:
         if config.model.seed == 1:
             raise PadimBenchError("unfit")
-        return true(config, *rest)
+        return fit_moments(config, moments, **chosen)
 
-    monkeypatch.setattr(runner, "_run_one", one)
+    monkeypatch.setattr(images, "fit_moments", fit)
     weights, settings = resolve_weights("resnet18", "random"), runner.Settings()
     models = [(Wanted(PaDiMConfig(n_features=20, seed=seed)), weights) for seed in (0, 1)]
     units = runner.plan([mvtec(tiny, "bottle")], models, settings)

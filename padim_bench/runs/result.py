@@ -1,0 +1,101 @@
+"""What one configuration gave, over images or frames, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from padim_bench.machine.environment import environment
+from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
+from padim_bench.padim.moments import TrainingMoments
+from padim_bench.padim.weights import Weights
+from padim_bench.records.config import RunConfig
+from padim_bench.records.files import Record
+from padim_bench.records.sealed import SCHEMA_VERSION
+
+
+@dataclass
+class Result:
+    """What one configuration gave, or why it gave nothing. ``gaussians`` are those of its members."""
+
+    timings: dict[str, float]
+    memory: dict[str, Any]
+    embeddings: list[PatchEmbedding]
+    gaussians: list[PatchGaussians] | None = None
+    metrics: dict[str, float] | None = None
+    extra: dict[str, Any] | None = None
+    scores: Tensor | None = None
+    reason: str | None = None
+    backbone_error: float = 0.0  # of the features, relative to float32
+    folding_error: float | None = None  # of the features, by folding batch normalisations
+    resampled: tuple[str, ...] = ()  # names of weights that were resampled for the images' size
+
+
+def fit_moments(
+    config: RunConfig,
+    moments: TrainingMoments,
+    *,
+    consume: bool = True,
+    on_positions: Callable[[int], None] = lambda _: None,
+) -> PatchGaussians:
+    """The Gaussians of a configuration from its training moments, by default used up; raises as ``fit_gaussians``."""
+    return fit_gaussians(
+        moments,
+        epsilon=config.protocol.epsilon,
+        strategy=config.model.strategy,
+        storage=config.model.storage,
+        consume=consume,
+        on_positions=on_positions,
+    )
+
+
+def make_record(
+    config: RunConfig,
+    weights: Weights,
+    dataset: dict[str, Any],
+    result: Result,
+    names: Sequence[str],
+    labels: Sequence[int],
+) -> Record:
+    """The record of a run, with the score of every test image (``names`` and ``labels``, in order)."""
+    fitted, embeddings = result.gaussians, result.embeddings
+    scores = [] if result.scores is None else result.scores.tolist()
+    return {
+        "schema": SCHEMA_VERSION,
+        "id": config.run_id(dataset["split_digest"], weights.sha256),
+        "status": "ok" if result.reason is None else "invalid",
+        "reason": result.reason,
+        "config": config.to_dict(),
+        "dataset": dataset,
+        "weights": weights.to_dict() | ({"resampled": list(result.resampled)} if result.resampled else {}),
+        "embedding": {
+            "n_channels": sum(sum(e.layer_channels) for e in embeddings),
+            "n_features": sum(e.n_features for e in embeddings),
+            "channels_sha256": embeddings[0].digest if len(embeddings) == 1 else [e.digest for e in embeddings],
+            "grid": max(e.grid for e in embeddings),
+        },
+        "backbone_error": result.backbone_error,
+        "folding_error": result.folding_error,
+        "metrics": result.metrics,
+        "extra": result.extra,
+        "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
+        "computed_in": "+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
+        "state_bytes": sum(f.state_bytes for f in fitted) if fitted else None,
+        "residual": max(f.residual for f in fitted) if fitted else None,
+        "clamped": sum(f.clamped for f in fitted) if fitted else None,
+        "timings_s": result.timings,
+        "memory": result.memory,
+        "scores": [
+            {"image": name, "label": int(label), "score": float(score)}
+            for name, label, score in zip(names, labels, scores, strict=True)
+        ]
+        if scores
+        else [],
+        "environment": environment(config.execution.device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
