@@ -245,6 +245,7 @@ def test_an_unreadable_scene_costs_no_other_table(cli: CommandLine, tiny: Path, 
         *("--stc", broken, "--stc-every", 8),
     )
     assert reply.code == 2
+    assert "scene 01: " in reply.err.splitlines()[-1]
     assert clip.name in reply.err.splitlines()[-1]
     assert (results / "tables" / "table5.md").is_file()
     assert "table5" in (results / "README.md").read_text()

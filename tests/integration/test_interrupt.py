@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import CommandLine, Contents, Reply, contents, lines_said, record_files, start
 
+from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.machine.environment import commit
 from padim_bench.runs.executors import open_executor
 
@@ -106,6 +107,30 @@ def test_ctrl_c_keeps_the_finished_runs_and_says_in_a_line_how_to_resume(
     resumed = cli(*command)
     assert sum(run["resumed"] for run in resumed.runs) == len(kept) < 6
     assert kept.items() <= contents(tmp_path).items()
+
+
+def test_ctrl_c_keeps_the_finished_scenes_and_the_same_command_does_the_rest(cli: CommandLine, tmp_path: Path) -> None:
+    campus, results = make_demo_stc(tmp_path / "campus", video=False), tmp_path / "results"
+    command = (
+        "reproduce",
+        "table4",
+        "--stc",
+        campus,
+        "--stc-every",
+        4,
+        "--backbones",
+        "resnet18",
+        "--weights",
+        "random",
+    )
+    options = ("--threads", 1, "--results", results, "--json")
+    reply, kept = _stopped_after_the_first_record((*command, *options), results, signal.SIGINT)
+    assert (reply.code, len(kept)) == (130, 1)
+    assert lines_said(reply.err)[-1].startswith("padim-bench: interrupted: 1 of 2 runs are finished and kept")
+    resumed = cli(*command, *options)
+    assert [(run["category"], run["resumed"]) for run in resumed.runs] == [("01", True), ("02", False)]
+    assert "1 of 2 runs are on record already" in resumed.err
+    assert kept.items() <= contents(results).items()
 
 
 def test_a_half_written_record_is_none(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
