@@ -15,7 +15,7 @@ from padim_bench.machine.console import can_start
 if TYPE_CHECKING:
     from padim_bench.data.samples import Category
     from padim_bench.protocols import Protocol
-    from padim_bench.runs.runner import Settings
+    from padim_bench.runs.plan import Settings
 
 DATA_VARIABLE = "PADIM_BENCH_DATA"
 
@@ -144,7 +144,7 @@ def run_settings(arguments: argparse.Namespace) -> Settings:
     from padim_bench.padim.backbones import CPU_BATCH_SIZE
     from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
     from padim_bench.records.config import Execution
-    from padim_bench.runs.runner import Settings
+    from padim_bench.runs.plan import Settings
 
     check_device(arguments.device)
     threads = thread_count(arguments)

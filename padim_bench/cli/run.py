@@ -62,7 +62,8 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.padim.weights import resolve_weights
     from padim_bench.records.config import Wanted
     from padim_bench.runs.executors import open_executor
-    from padim_bench.runs.runner import plan, run
+    from padim_bench.runs.plan import plan
+    from padim_bench.runs.runner import run
 
     check_models(arguments)
     check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))

@@ -28,7 +28,8 @@ from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
 from padim_bench.reproduction.measured import Measuring
 from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
-from padim_bench.runs.runner import Outcome, RunsFailedError, Settings, plan, plan_scenes, run
+from padim_bench.runs.plan import Settings, plan, plan_scenes
+from padim_bench.runs.runner import Outcome, RunsFailedError, run
 from padim_bench.runs.scenes import SceneUnit
 
 REAL_THING = (

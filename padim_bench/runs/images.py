@@ -36,7 +36,7 @@ from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Keep, with_full_path
 
 if TYPE_CHECKING:
-    from padim_bench.runs.runner import Settings
+    from padim_bench.runs.plan import Settings
 
 
 @dataclass(frozen=True)

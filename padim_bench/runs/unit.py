@@ -12,7 +12,7 @@ from padim_bench.records.config import RunConfig
 from padim_bench.records.files import Record
 
 if TYPE_CHECKING:
-    from padim_bench.runs.runner import Settings
+    from padim_bench.runs.plan import Settings
     from padim_bench.runs.session import Session
 
 Keep = Callable[[RunConfig, Record], None]

@@ -28,7 +28,8 @@ from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
 from padim_bench.records.files import read_records
 from padim_bench.reproduction import measured
-from padim_bench.runs.runner import Settings, plan_scenes, run
+from padim_bench.runs.plan import Settings, plan_scenes
+from padim_bench.runs.runner import run
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
 OPTIONS = (*RUN, "--dataset", "mvtec-ad")  # which every title doubts

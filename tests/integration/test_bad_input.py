@@ -26,7 +26,8 @@ from padim_bench.records.config import Wanted
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec
 from padim_bench.report.tables import build_table
-from padim_bench.runs.runner import Settings, plan, run
+from padim_bench.runs.plan import Settings, plan
+from padim_bench.runs.runner import run
 
 RANDOM = ("--backbone", "resnet18", "--weights", "random")
 SMALL = ("--n-features", 20, "--threads", 1, "--json")

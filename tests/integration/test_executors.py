@@ -33,6 +33,7 @@ from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import Wanted
 from padim_bench.runs import runner
 from padim_bench.runs.executors import done_elsewhere, open_executor
+from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.travel import Failure, WorkerDiedError
 
 RUN = ("run", "--backbone", "resnet18", "--n-features", 20, "--threads", 1)
@@ -67,6 +68,7 @@ def assert_all_end(leader: int) -> None:
 
 PARENT = """
 import sys, time
+from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.executors import open_executor
 
 if __name__ == "__main__":
@@ -138,9 +140,9 @@ def test_what_died_with_its_process_is_tried_again_alone_and_takes_nothing_with_
 
 @posix
 def test_a_unit_whose_worker_dies_is_named_and_the_others_are_kept(tiny: Path, tmp_path: Path) -> None:
-    weights, settings = resolve_weights("resnet18", "random"), runner.Settings()
+    weights, settings = resolve_weights("resnet18", "random"), Settings()
     categories = [mvtec(tiny, name) for name in ("bottle", "grid", "leather")]
-    units = runner.plan(categories, [(Wanted(PaDiMConfig(n_features=20)), weights)], settings)
+    units = plan(categories, [(Wanted(PaDiMConfig(n_features=20)), weights)], settings)
     said: list[str] = []
 
     def kill_the_worker_after_the_first_record() -> None:

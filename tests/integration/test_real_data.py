@@ -24,7 +24,8 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
-from padim_bench.runs.runner import Settings, model_config, plan, run
+from padim_bench.runs.plan import Settings, model_config, plan
+from padim_bench.runs.runner import run
 
 pytestmark = pytest.mark.data
 

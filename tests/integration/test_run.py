@@ -32,6 +32,7 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import RunConfig, Wanted
 from padim_bench.runs import images, runner
+from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.result import fit_moments
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
@@ -293,9 +294,9 @@ def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
         return fit_moments(config, moments, **chosen)
 
     monkeypatch.setattr(images, "fit_moments", fit)
-    weights, settings = resolve_weights("resnet18", "random"), runner.Settings()
+    weights, settings = resolve_weights("resnet18", "random"), Settings()
     models = [(Wanted(PaDiMConfig(n_features=20, seed=seed)), weights) for seed in (0, 1)]
-    units = runner.plan([mvtec(tiny, "bottle")], models, settings)
+    units = plan([mvtec(tiny, "bottle")], models, settings)
     with ThreadPoolExecutor(1) as pool, pytest.raises(PadimBenchError, match="unfit"):
         runner.run(units, tmp_path, executor=pool)
     assert len(record_files(tmp_path)) == 1

@@ -54,7 +54,8 @@ def _ours(options: dict[str, Any], given: Inputs) -> dict[str, float]:
     """What ``padim-bench run`` calls, with a new folder for its record."""
     from padim_bench.padim.config import PaDiMConfig
     from padim_bench.records.config import Execution, Wanted
-    from padim_bench.runs.runner import Settings, plan, run
+    from padim_bench.runs.plan import Settings, plan
+    from padim_bench.runs.runner import run
 
     weights = resolve_weights(given["arch"], "random" if given["weights"] == "random" else None)
     model = PaDiMConfig(

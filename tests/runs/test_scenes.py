@@ -31,8 +31,9 @@ from padim_bench.records.files import Record
 from padim_bench.runs import scenes as scenes_module
 from padim_bench.runs.budget import HISTOGRAM_BYTES, Layouts, key
 from padim_bench.runs.executors import open_executor
+from padim_bench.runs.plan import Settings, plan, plan_scenes
 from padim_bench.runs.result import fit_moments
-from padim_bench.runs.runner import Outcome, RunsFailedError, Settings, plan, plan_scenes, run
+from padim_bench.runs.runner import Outcome, RunsFailedError, run
 from padim_bench.runs.scenes import SceneUnit, plan_scene
 from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Unit
