@@ -97,15 +97,19 @@ class SceneUnit:
         fold = any(room is not None for group in groups for room in group.room.values())
         how = ["folded into running moments"] if fold else []
         if len(groups) > 1:
-            how.append(f"configurations in {len(groups)} groups with a pass each")
+            how.append(f"in {len(groups)} groups with a pass each")
         if not how:
             return []
-        held = sum(cost.held for cost in _costs(self.configs, Layouts(self, session), n).values())
-        who = self.configs[0].model_name if len(self.configs) == 1 else self.weights.arch
+        layouts = Layouts(self, session)
+        whole = sum(cost.held for cost in _costs(self.configs, layouts, n).values())
+        who, what = self.configs[0].model_name, f"features of {n:,} training frames"
+        if len(self.configs) > 1:
+            who, what = self.weights.arch, f"{what}, histograms and states of {len(self.configs)} models"
+            whole += _tested_bytes(self.configs, layouts, n)
         needed, limit = max(group.needed for group in groups), self.settings.memory_limit
         return [
-            f"{self.place}, {who}: features of {n:,} training frames would take {told(held)}, over the limit of "
-            f"{told(limit)} (--memory-limit): {', '.join(how)}; about {told(needed)} needed beside the model"
+            f"{self.place}, {who}: {what} would take {told(whole)}, over the limit of {told(limit)} (--memory-limit): "
+            f"{', '.join(how)}; about {told(needed)} needed beside the model"
         ]
 
     def needlessly_rough(self, records: Mapping[RunConfig, Record], session: Session) -> int:
@@ -150,21 +154,25 @@ def dataset_name(scene: Scene) -> str:
 
 
 def plan_scene(unit: SceneUnit, session: Session) -> tuple[Group, ...]:
-    """Configurations that share their passes within the memory limit; where all fit, all do.
-
-    Until the last test frame all states are held, and a histogram for each. Of a configuration alone the state is not
-    counted, as it is not elsewhere; beside others all but the largest are.
-    """
+    """Configurations that share their passes within the memory limit; where all fit, all do."""
     layouts, n = Layouts(unit, session), session.n_frames(unit.scene.train, unit.configs[0].every)
 
     def group(configs: Sequence[RunConfig]) -> Group:
-        states = [layouts.state_bytes(config, n) for config in configs]
-        tested = len(configs) * HISTOGRAM_BYTES + sum(states) - max(states)
+        tested = _tested_bytes(configs, layouts, n)
         costs = _costs(configs, layouts, n)
         rooms, used = share(list(costs.values()), unit.settings.memory_limit - tested)
         return Group(tuple(configs), dict(zip(costs, rooms, strict=True)), tested_held=False, needed=used + tested)
 
     return in_groups(unit.configs, group, unit.settings.memory_limit)
+
+
+def _tested_bytes(configs: Sequence[RunConfig], layouts: Layouts, n: int) -> int:
+    """Of what is held until the last test frame: a histogram each, and all states, fitted to ``n`` frames, but one.
+
+    The state of a configuration alone is not counted, as it is not elsewhere; nor is the largest beside others.
+    """
+    states = [layouts.state_bytes(config, n) for config in configs]
+    return len(configs) * HISTOGRAM_BYTES + sum(states) - max(states)
 
 
 def _key(config: RunConfig) -> Key:

@@ -226,9 +226,9 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     assert record["metrics"]["pixel_auroc"] == pytest.approx(exact, abs=bound + 1e-6)
 
 
-def test_scenes_alone_need_no_other_images(cli: CommandLine, campus: Path, tmp_path: Path) -> None:
+def test_scenes_alone_need_no_other_images_and_run_in_processes(cli: CommandLine, campus: Path, tmp_path: Path) -> None:
     options = ("--weights", "random", "--threads", 2, "--results", tmp_path)
-    reply = cli("reproduce", "table4", "--stc", campus, "--stc-every", 8, *options)
+    reply = cli("reproduce", "table4", "--stc", campus, "--stc-every", 8, "--executor", "processes:2", *options)
     assert reply.code == 0
     assert "demo dataset" not in reply.err
     assert {p.name for p in tmp_path.iterdir()} == {"README.md", "records", "tables"}

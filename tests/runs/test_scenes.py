@@ -39,8 +39,9 @@ from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Unit
 
 SMALL = get_protocol("paper-stc").vary(resize=64)
-TRAIN, TEST = 2 * 5, 4  # frames of a scene
+TRAIN, TEST = 2 * 8, 4  # frames of a scene
 SETTINGS = Settings(Execution(batch_size=3))
+LARGE_MAPS = (14, 28)  # seeds whose first channel is of the largest maps: 1 KB a frame
 LIMIT = 35 << 20  # room for the histograms of one model
 
 
@@ -150,10 +151,28 @@ def test_models_that_do_not_fit_the_limit_together_take_turns_and_a_line_says_so
     together = run(plan_scenes(scenes[:1], models, tight), tmp_path / "together", on_message=said.append)
     assert sum(passes) == len(models) * (TRAIN + TEST)
     (line,) = said
-    assert "scene 01, resnet18: features of 10 training frames would take" in line
-    assert "configurations in 5 groups with a pass each" in line
+    what = "scene 01, resnet18: features of 16 training frames, histograms and states of 5 models would take"
+    assert line.startswith(f"{what} 16")
+    assert "over the limit of 35 MiB (--memory-limit): in 5 groups with a pass each; about 3" in line
     (alone,) = run(plan_scenes(scenes[:1], models[-1:], tight), tmp_path / "alone")
     assert numbers(alone.record) == numbers(together[-1].record)
+
+
+def test_models_that_fit_the_limit_folded_share_a_pass(
+    scenes: list[Scene], weights: Weights, tmp_path: Path, passes: list[int]
+) -> None:
+    models = [(Wanted(PaDiMConfig(n_features=1, seed=seed, protocol=SMALL)), weights) for seed in LARGE_MAPS]
+    free = run(plan_scenes(scenes[:1], models, Settings(Execution(batch_size=1))), tmp_path / "free")
+    passes.clear()
+    said: list[str] = []
+    tight = Settings(Execution(batch_size=1), memory_limit=2 * HISTOGRAM_BYTES + 26_000)
+    folded = run(plan_scenes(scenes[:1], models, tight), tmp_path / "folded", on_message=said.append)
+    assert sum(passes) == TRAIN + TEST
+    (line,) = said
+    assert "(--memory-limit): folded into running moments; about" in line
+    for one, other in zip(free, folded, strict=True):
+        scores = [[score["score"] for score in outcome.record["scores"]] for outcome in (one, other)]
+        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-5)
 
 
 def scene_unit(scene: Scene, models: Sequence[Model], limit: int) -> SceneUnit:
@@ -175,15 +194,17 @@ def test_groups_keep_the_order_and_the_limit_wherever_it_can_be_kept(
         assert len(joined.configs) == len(one.configs)
 
 
-@pytest.mark.parametrize("limit", [1, HISTOGRAM_BYTES + 20_000, HISTOGRAM_BYTES + 60_000, 1 << 40])
+@pytest.mark.parametrize("limit", [1, HISTOGRAM_BYTES + 12_000, HISTOGRAM_BYTES + 17_000, 1 << 40])
 def test_a_model_alone_is_given_all_but_its_histograms(scenes: list[Scene], weights: Weights, limit: int) -> None:
-    wanted = Wanted(PaDiMConfig(n_features=1, seed=10, protocol=SMALL))
-    unit = scene_unit(scenes[0], [(wanted, weights)], limit)
+    wanted = Wanted(PaDiMConfig(n_features=1, seed=LARGE_MAPS[0], protocol=SMALL))
+    (unit,) = plan_scenes(scenes[:1], [(wanted, weights)], Settings(Execution(batch_size=1), limit))
+    assert isinstance(unit, SceneUnit)
     (group,), (config,) = plan_scene(unit, Session()), unit.configs
     one = key(config, config.layers)
-    cost = training_cost(Layouts(unit, Session()).one(one), COMPUTE_DTYPES["float64"], TRAIN, 3)
+    cost = training_cost(Layouts(unit, Session()).one(one), COMPUTE_DTYPES["float64"], TRAIN, 1)
     rooms, used = share([cost], limit - HISTOGRAM_BYTES)
     assert (list(group.room.values()), group.needed) == (rooms, used + HISTOGRAM_BYTES)
+    assert (rooms == [None]) is (limit > HISTOGRAM_BYTES + 15_000)  # 16 KB held, 11 folded
 
 
 def test_scenes_on_record_make_no_pass(
