@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from padim_bench.padim.strategies import STRATEGIES
     from padim_bench.protocols import PROTOCOLS, Protocol
     from padim_bench.records.frame import load_results
+    from padim_bench.records.runs import RunRecord
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _HOMES = {
     "StreamingROC": "metrics.roc",
     "detection_metrics": "metrics.roc",
     "load_results": "records.frame",
+    "RunRecord": "records.runs",
     "mvtec": "data.mvtec",
     "folder": "data.folder",
     "make_demo": "demo.images",
@@ -71,6 +73,7 @@ __all__ = [
     "PaDiM",
     "PadimBenchError",
     "Protocol",
+    "RunRecord",
     "StrategyInvalidError",
     "StreamingPRO",
     "StreamingROC",

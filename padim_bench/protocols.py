@@ -6,8 +6,7 @@ the others differ between public implementations and explain part of the gaps be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, ClassVar, Literal, get_args
 
@@ -103,7 +102,7 @@ class Protocol:
     masks: MaskChoices = MaskChoices()
     maps: MapChoices = MapChoices()
     epsilon: float = 0.01
-    source: str = ""
+    source: str = field(default="", compare=False)  # prose
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
@@ -181,22 +180,6 @@ class Protocol:
             **whole,
             **{part: replace(getattr(self, part), **values) for part, values in parts.items()},
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """All choices by name; ``bits`` only where there are any."""
-        choices = {"name": self.name} | {k: self.choice(k) for k in CHOICES} | {"source": self.source}
-        if self.images.bits is None:
-            del choices["bits"]
-        return choices
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The nested members of what :meth:`to_dict` gave."""
-        found: dict[str, Any] = {"images": {}, "masks": {}, "maps": {}}
-        for name, value in stored.items():
-            part, _, field = CHOICES.get(name, name).rpartition(".")
-            (found[part] if part else found)[field] = value
-        return found
 
 
 # Every choice by one name, as options, the names of varied protocols and the ablation call it, and where it lies.

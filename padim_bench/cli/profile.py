@@ -43,9 +43,12 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError("--seed: profiles are of one drawing of channels; give one seed")
     settings = run_settings(arguments)
 
-    from padim_bench.costs.profile import ProfileSettings, plan_profiles
+    from padim_bench.costs.measure import ProfileSettings, plan_profiles
     from padim_bench.data.mvtec import list_categories
+    from padim_bench.padim.config import PaDiMConfig
     from padim_bench.padim.weights import resolve_weights
+    from padim_bench.records.config import Execution
+    from padim_bench.records.costs import to_dict
     from padim_bench.reproduction.profiles import run_profiles
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories
 
@@ -61,12 +64,11 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     for one in weights:
         if not one.trained:
             say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
-    models = plan_profiles(weights, arguments.n_features, arguments.strategy, arguments.storage, say)
+    shared = PaDiMConfig(seed=arguments.seed[0], protocol=run_protocol(arguments))
+    models = plan_profiles(shared, weights, arguments.n_features, arguments.strategy, arguments.storage, say)
     chosen = ProfileSettings(
-        protocol=run_protocol(arguments).name,
-        seed=arguments.seed[0],
-        device=settings.execution.device,
-        threads=settings.execution.threads,
+        # Images at a time as Tables VII and VIII have them, whatever the device, so that they share the measurements.
+        Execution(settings.execution.device, settings.execution.threads),
         batch_sizes=tuple(arguments.batch_sizes),
         n_images=arguments.n_images,
     )
@@ -83,6 +85,8 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
             "dataset": category.dataset,
             "category": category.name,
             "files": [p.as_posix() for p in done.files],
-            "profiles": [p.record | {"resumed": p.resumed, "record": p.path.as_posix()} for p in done.profiles],
+            "profiles": [
+                to_dict(p.record) | {"resumed": p.resumed, "record": p.path.as_posix()} for p in done.profiles
+            ],
         }
     )

@@ -106,20 +106,21 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
 def run_summary(outcome: Outcome) -> dict[str, Any]:
     """What ``--json`` says of a run."""
     record = outcome.record
+    stored = record.to_dict()
     return {
-        "category": record["dataset"]["category"],
-        "status": record["status"],
-        "reason": record["reason"],
+        "category": record.dataset.category,
+        "status": record.status,
+        "reason": record.reason,
         "resumed": outcome.resumed,
-        "config": record["config"],
-        "weights": record["weights"],
-        "metrics": record["metrics"],
-        "extra": record["extra"],
-        "strategy_used": record["strategy_used"],
-        "timings_s": record["timings_s"],
-        "memory_bytes": record["memory"]["peak_rss_bytes"],
-        "state_bytes": record["state_bytes"],
-        "residual": record["residual"],
+        "config": stored["config"],
+        "weights": stored["weights"],
+        "metrics": stored["metrics"],
+        "extra": stored["extra"],
+        "strategy_used": record.strategy_used,
+        "timings_s": record.timings_s,
+        "memory_bytes": record.memory.peak_rss_bytes,
+        "state_bytes": record.state_bytes,
+        "residual": record.residual,
         "record": outcome.path.as_posix(),
     }
 
@@ -128,7 +129,7 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
     from padim_bench.metrics.summary import METRICS, headline
 
     columns = {m.name: f"{m.short or m.title:>7}" for m in headline().values()}
-    weights = ", ".join(dict.fromkeys(o.record["weights"]["label"] for o in outcomes))
+    weights = ", ".join(dict.fromkeys(o.record.weights.label for o in outcomes))
     protocol = outcomes[0].config.protocol.name
     output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
@@ -139,16 +140,16 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
     for outcome in outcomes:
         record, config, model = outcome.record, outcome.config, outcome.config.model
         start = f"{printable(config.category):{wide}} {config.model_name:22} {model.strategy:12} {model.storage:8}"
-        if record["status"] != "ok":
+        if not record.valid:
             output.text(f"{start} INVALID (no numbers): see the record")
             continue
-        found = {name: record["metrics"].get(name) for name in columns}
+        found = {name: record.value(name) for name in columns}
         values = "".join(
             f" {'-' if v is None else f'{METRICS[name].shown(v):.2f}':>{len(columns[name])}}"
             for name, v in found.items()
         )
         output.text(
-            f"{start}{values} {record['timings_s']['fit']:7.2f} {record['state_bytes'] / 1e6:9.1f} "
-            f"{'-' if record['residual'] is None else format(record['residual'], '.1e'):>9}"
+            f"{start}{values} {record.timings_s['fit']:7.2f} {(record.state_bytes or 0) / 1e6:9.1f} "
+            f"{'-' if record.residual is None else format(record.residual, '.1e'):>9}"
         )
     output.text(f"records: {outcomes[0].path.parent.as_posix()}")

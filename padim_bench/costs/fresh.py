@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
-from padim_bench.padim.weights import Weights
-from padim_bench.records.files import Record, to_json
+from padim_bench.records.files import to_json
 
 
-def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeout_s: float) -> Record:
+def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeout_s: float) -> dict[str, Any]:
     """What ``python -m module`` answers, through :func:`answer`, when asked.
 
     Args:
@@ -44,11 +43,11 @@ def in_fresh_process(module: str, asked: Mapping[str, Any], what: str, *, timeou
             else (lines or [f"exit code {done.returncode}"])[-1]
         )
         raise PadimBenchError(f"measuring {what}: {ended}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return record
 
 
-def answer(measure: Callable[[dict[str, Any]], Record]) -> None:
+def answer(measure: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """The main part of such a module: prints what ``measure`` gives; exit code 2 for a PadimBenchError."""
     threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     try:
@@ -83,12 +82,3 @@ def _lives(parent: int) -> bool:
     import psutil
 
     return psutil.pid_exists(parent)
-
-
-def named_again(arch: str, weights: Weights | None) -> tuple[str | None, str]:
-    """What makes ``resolve_weights`` find the same weights again: where they lie, and the backbone's name."""
-    if weights is None or weights.path is None:
-        return ("random" if weights is None else f"random:{weights.seed}"), arch
-    named = weights.name
-    from_hub = weights.tag is not None and weights.path.name != f"{named}.safetensors"
-    return (None if from_hub else str(weights.path)), named

@@ -27,6 +27,10 @@ def in_one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+    if first["type"] == "value_error":  # one of our own, which may know the place better
+        message = str(first["ctx"]["error"])
+        if message.startswith(f"{place}."):
+            return message
     return f"{place}: {message}" if place else message
 
 

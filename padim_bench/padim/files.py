@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,9 @@ from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.machine.files import clear_abandoned, replacing
 from padim_bench.machine.reading import in_one_line, strict_json, why
 from padim_bench.padim.backbones import Backbone, create_backbone
+from padim_bench.padim.digests import tensors_digest
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
-from padim_bench.padim.parallel import for_each
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names, working_dtype
 from padim_bench.padim.weights import check_safetensors
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 MODEL_FORMAT = "4"
 _AGAIN = "fit and save it again"
-_HASHED_AT_ONCE = 16 << 20
 _LARGEST_SIDE, _LARGEST_SIGMA = 1 << 16, 1e4  # pixels; of a map
 Model = TypeVar("Model", bound="PaDiM")
 
@@ -115,7 +113,7 @@ def save_model(model: PaDiM, path: Path | str) -> None:
     try:
         clear_abandoned(path.parent, of=path.name)
         with replacing(path) as temporary:
-            save_file(tensors, temporary, {"padim_bench": text, "sha256": digest(text, tensors)})
+            save_file(tensors, temporary, {"padim_bench": text, "sha256": tensors_digest(tensors, text)})
     except Exception as error:  # safetensors wraps OSError in its own type
         raise PadimBenchError(f"cannot write model {path} ({error}): check the folder and the free space") from error
 
@@ -175,29 +173,11 @@ def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
         found = about.get("format") if isinstance(about, dict) else None
         if found != MODEL_FORMAT:
             raise PadimBenchError(f"{path} is not a PaDiM model of format {MODEL_FORMAT} ({found!r}): {_AGAIN}")
-        if metadata.get("sha256") != digest(text, tensors):
+        if metadata.get("sha256") != tensors_digest(tensors, text):
             raise ValueError("its content is not what its sha256 is of: it was damaged or edited")
         return _checked(text), tensors
     except ValueError as error:
         raise PadimBenchError(f"model {path} is not as PaDiM.save left it ({why(error)}): {_AGAIN}") from error
-
-
-def digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of the JSON text and of the tensors (CPU): names, dtypes, shapes, and the sha256 of each 16 MiB."""
-    views = {
-        name: tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
-        for name, tensor in sorted(tensors.items())
-    }
-    pieces = [(name, start) for name, view in views.items() for start in range(0, len(view), _HASHED_AT_ONCE)]
-    parts: dict[tuple[str, int], str] = {}
-
-    def add(piece: tuple[str, int]) -> None:
-        name, start = piece
-        parts[piece] = hashlib.sha256(views[name][start : start + _HASHED_AT_ONCE]).hexdigest()
-
-    for_each(add, pieces)
-    listed = [f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}" for name in views]
-    return hashlib.sha256("\n".join([about, *listed, *(parts[piece] for piece in pieces)]).encode()).hexdigest()
 
 
 def _checked(text: str) -> About:
@@ -215,6 +195,7 @@ def _checked(text: str) -> About:
         "dtype": about["dtype"] in STORAGE_DTYPES,
         "reduction": about["reduction"] in REDUCTIONS,
         "weights.arch": weights["arch"] == about["arch"],
+        "epsilon": about["epsilon"] == about["protocol"].epsilon,
         "weights.seed": weights["trained"] == (weights["seed"] is None),
         "layer_grids": len(about["layer_grids"]) == len(about["layers"]),
         "protocol.maps.sigma": about["protocol"].maps.sigma <= _LARGEST_SIGMA,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
+from padim_bench.padim.digests import tensors_digest
 from padim_bench.padim.paper import PAPER_BACKBONES
 
 ENVIRONMENT_VARIABLE = "PADIM_BENCH_WEIGHTS"
@@ -32,6 +33,7 @@ class Weights:
         arch: timm architecture name, without tag.
         label: how records and tables name them: a tag, a file name with its digest, or untrained.
         sha256: of the file; for untrained weights of their seed's name.
+        tensors_sha256: of the tensors, names and shapes, whatever file they lie in; it names the weights in ids.
         trained: False for ``random``.
         mean, std: the normalisation they expect, per RGB channel on a 0..1 scale.
         path: the safetensors file; None for ``random``.
@@ -43,6 +45,7 @@ class Weights:
     arch: str
     label: str
     sha256: str
+    tensors_sha256: str
     trained: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -139,7 +142,7 @@ def _random(arch: str, weights: str) -> Weights:
         raise PadimBenchError(f"weights {weights!r}: write random or random:SEED with a whole number")
     digest = hashlib.sha256(f"padim-bench untrained 2 {arch} {seed}".encode()).hexdigest()
     label = f"untrained random weights (seed {seed})"
-    return Weights(arch, label, digest, False, IMAGENET_MEAN, IMAGENET_STD, seed=int(seed))
+    return Weights(arch, label, digest, digest, False, IMAGENET_MEAN, IMAGENET_STD, seed=int(seed))
 
 
 def _in_directory(arch: str, tag: str | None, directory: Path) -> Path | None:
@@ -166,11 +169,12 @@ def _from_file(arch: str, path: Path, tag: str | None) -> Weights:
     check_safetensors(path, "weights", "fetch the file again")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
+        tensors = tensors_digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     with path.open("rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
     mean, std = _normalisation(arch, tag)
     label = f"{arch}.{tag}" if tag else f"{path.name} (sha256 {digest[:12]})"
-    return Weights(arch, label, digest, True, mean, std, path, tag, note=metadata.get("note", ""))
+    return Weights(arch, label, digest, tensors, True, mean, std, path, tag, note=metadata.get("note", ""))
 
 
 def check_safetensors(path: Path, what: str, mend: str) -> None:

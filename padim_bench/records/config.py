@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from padim_bench.machine.reading import in_one_line
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.protocols import STORED_STRICTLY, Protocol
+from padim_bench.records.canonical import chosen
 
 FUSIONS = ("concatenate", "sum")
 
@@ -68,7 +69,7 @@ class RunConfig:
     dataset: str
     category: str
     model: PaDiMConfig
-    weights: str
+    weights: str = ""
     execution: Execution = Execution()
     extras: tuple[str, ...] = ()
     every: int = 1
@@ -91,96 +92,47 @@ class RunConfig:
         assert isinstance(self.model.layers, tuple), "a run's layers are resolved"
         return self.model.layers
 
-    def to_dict(self) -> dict[str, Any]:
-        """All choices by name."""
-        return {
-            "dataset": self.dataset,
-            "category": self.category,
-            "backbone": self.model.backbone,
-            "weights": self.weights,
-            "layers": self.layers,
-            "n_features": self.model.n_features,
-            "seed": self.model.seed,
-            "strategy": self.model.strategy,
-            "dtype": self.model.storage,
-            "protocol": self.protocol.to_dict(),
-            "compute_dtype": self.model.compute_dtype,
-            **vars(self.execution),
-            "reduction": self.model.reduction,
-            "fusion": self.model.fusion,
-            "extras": self.extras,
-            "every": self.every,
-            "backbone_dtype": self.model.backbone_dtype,
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """What of it is part of an id."""
-        protocol = {name: value for name, value in self.protocol.to_dict().items() if name != "source"}  # prose
-        return self.to_dict() | {"protocol": protocol}
-
-    def run_id(self, split_digest: str, weights_sha256: str, **more: Any) -> str:
+    def run_id(self, split_digest: str, tensors_sha256: str, **more: Any) -> str:
         """Hex digest of the canonical JSON of the configuration and of its inputs' digests.
 
-        ``more`` are further members: a measurement's "kind", and its "config" with what else was chosen.
+        Of the configuration it has what is not as by default, so that an option that is added later changes no id;
+        the weights are in it by their tensors, whatever their label. ``more`` are further members, such as a
+        measurement's "kind".
         """
-        named = {"config": self.identity(), "split": split_digest, "weights": weights_sha256} | more
-        canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
+        named = {"config": chosen(replace(self, weights="")), "split": split_digest, "weights": tensors_sha256}
+        canonical = json.dumps(named | more, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_MODEL = {field.name: field.name for field in fields(PaDiMConfig)} | {"storage": "dtype"}
-_FIELDS = frozenset((*_MODEL.values(), *(f.name for f in (*fields(Execution), *fields(RunConfig))))) - {
-    "model",
-    "execution",
-}
+def read_config(stored: Any) -> RunConfig:
+    """The configuration that a record holds; a member that it lacks is as it is by default.
 
-
-def _nested(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``stored`` is a configuration, member by member as the classes have them."""
-    own = {key: value for key, value in stored.items() if key in _FIELDS}
-    model = {name: own.pop(key) for name, key in _MODEL.items() if key in own}
-    if isinstance(model.get("protocol"), dict):
-        model["protocol"] = Protocol.from_dict(model["protocol"])
-    execution = {f.name: own.pop(f.name) for f in fields(Execution) if f.name in own}
-    return own | {"model": model, "execution": execution}
-
-
-def read_config(stored: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration of a record's "config", and what else was chosen for a measurement.
-
-    Options that came after the record was written are put into ``stored``, with what they were then by default.
     Raises ValueError, naming the member, for one that no run can have had.
     """
     from pydantic import ValidationError
 
     try:
-        config: RunConfig = _adapter().validate_json(json.dumps(_nested(stored)), strict=True)
+        config: RunConfig = _adapter().validate_json(json.dumps(stored), strict=True)
     except ValidationError as error:
         raise ValueError(f"config.{in_one_line(error)}") from None
     except PadimBenchError as error:
-        raise ValueError(f"config.protocol: {error}") from None
+        raise ValueError(f"config.model.protocol: {error}") from None
     model, execution = config.model, config.execution
     for name, least, value in (
-        ("threads", 1, execution.threads),
-        ("batch_size", 1, execution.batch_size),
+        ("execution.threads", 1, execution.threads),
+        ("execution.batch_size", 1, execution.batch_size),
         ("every", 1, config.every),
-        ("seed", 0, model.seed),
-        ("n_features", 1, model.n_features),
+        ("model.seed", 0, model.seed),
+        ("model.n_features", 1, model.n_features),
     ):
         if value is not None and value < least:
             raise ValueError(f"config.{name}: {value} is less than {least}")
     for name, choices in _CHOICES.items():
         if getattr(model, name) not in choices:
-            raise ValueError(f"config.{_MODEL[name]}: {getattr(model, name)!r} is none of {', '.join(choices)}")
+            raise ValueError(f"config.model.{name}: {getattr(model, name)!r} is none of {', '.join(choices)}")
     if not model.layers or isinstance(model.layers, str):
-        raise ValueError("config.layers: there are none")
-    for fields_, complete in (
-        (stored, config.to_dict()),
-        (stored.setdefault("protocol", {}), config.protocol.to_dict()),
-    ):
-        for name in complete.keys() - fields_.keys():
-            fields_[name] = list(complete[name]) if isinstance(complete[name], tuple) else complete[name]
-    return config, {key: value for key, value in stored.items() if key not in _FIELDS}
+        raise ValueError("config.model.layers: not a list of names")
+    return config
 
 
 # Storage and computation, as costs and reports tell them apart.

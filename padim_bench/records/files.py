@@ -13,12 +13,8 @@ from padim_bench.data.listing import is_folder, is_ours, printable
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import shortened
 from padim_bench.machine.reading import why
-from padim_bench.padim.reduction import REDUCTIONS
-from padim_bench.records.config import read_config
-from padim_bench.records.schemas import check_run
+from padim_bench.records.runs import RunRecord
 from padim_bench.records.sealed import SCHEMA_VERSION, OtherSchemaError, read_sealed, write_sealed
-
-Record = dict[str, Any]
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
@@ -46,10 +42,9 @@ def _lines(value: Any, margin: str) -> str:
     return _compact(value)
 
 
-def as_read(record: Record) -> Record:
+def as_read(record: RunRecord) -> RunRecord:
     """The record as it will be read back, so that a fresh run and a resumed one look the same."""
-    read: Record = json.loads(to_json(record))
-    return read
+    return RunRecord.from_dict(json.loads(to_json(record.to_dict())))
 
 
 def _plain(value: Any) -> Any:
@@ -70,30 +65,27 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.:<])/[^\s'\":,)]+", "<path>", text)
 
 
-def record_path(results: Path, record: Record) -> Path:
+def record_path(results: Path, record: RunRecord) -> Path:
     """Where a record lies: a readable name, made unique by its id."""
-    config = record["config"]
-    short = REDUCTIONS[config["reduction"]].label.lower()
-    n = "all" if config["n_features"] is None else f"{short}{config['n_features']}-s{config['seed']}"
-    parts = (config["category"], config["backbone"], n, config["strategy"], config["dtype"])
-    return results / "records" / shortened(parts, ending=_ending(record["id"]))
+    return results / "records" / shortened(record.file_parts, ending=_ending(record.id))
 
 
 def _ending(record_id: str) -> str:
     return f"-{record_id[:12]}.json"
 
 
-def write_record(results: Path, record: Record) -> Path:
+def write_record(results: Path, record: RunRecord) -> Path:
     path = record_path(results, record)
-    write_sealed(path, to_json(record))
+    write_sealed(path, to_json(record.to_dict()))
     return path
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> RunRecord:
     """Raises PadimBenchError, naming the file, if it is not a whole and sound record of this schema."""
     try:
-        record: Record = read_sealed(path)
-        _check_record(record, path.name)
+        record = RunRecord.from_dict(read_sealed(path))
+        if not path.name.endswith(_ending(record.id)):
+            raise ValueError(f"id: {record.id[:12]}, which its name does not end with")
     except OtherSchemaError as error:
         raise other_schema(path, error) from error
     except (OSError, ValueError) as error:
@@ -116,52 +108,15 @@ def other_schema(path: Path, error: OtherSchemaError) -> PadimBenchError:
     )
 
 
-def _check_record(record: Record, name: str) -> None:
-    """Raises ValueError, naming the member, for what no run leaves."""
-    check_run(record)
-    config, more = read_config(record["config"])
-    if more:
-        raise ValueError(f"config.{next(iter(more))}: no configuration has it")
-    dataset, weights, scores = record["dataset"], record["weights"], record["scores"]
-    check_same(record)
-    if record["id"] != config.run_id(dataset["split_digest"], weights["sha256"]):
-        raise ValueError("id: it is not that of this configuration, split and weights")
-    if not name.endswith(_ending(record["id"])):
-        raise ValueError(f"id: {record['id'][:12]}, which its name does not end with")
-    if "peak_rss_bytes" not in record["memory"]:
-        raise ValueError("memory.peak_rss_bytes: field required")
-    if record["status"] != "ok":
-        return
-    if "fit" not in record["timings_s"]:
-        raise ValueError("timings_s.fit: field required")
-    if len(scores) != dataset["n_test"]:
-        raise ValueError(f"scores: {len(scores)} of {dataset['n_test']} test images")
-    if sum(one["label"] for one in scores) != dataset["n_anomalous"]:
-        raise ValueError(f"dataset.n_anomalous: {dataset['n_anomalous']}, but the scores' labels say otherwise")
-
-
-def check_same(record: Record) -> None:
-    """Raises ValueError where a record or measurement says one thing twice, and differently."""
-    config, dataset, weights = record["config"], record["dataset"], record["weights"]
-    for name, there, here in (
-        ("dataset.name", dataset["name"], config["dataset"]),
-        ("dataset.category", dataset["category"], config["category"]),
-        ("weights.arch", weights["arch"], config["backbone"]),
-        ("weights.label", weights["label"], config["weights"]),
-    ):
-        if there != here:
-            raise ValueError(f"{name}: {there!r}, where config has {here!r}")
-
-
-def read_records(results: Path) -> dict[str, tuple[Path, Record]]:
+def read_records(results: Path) -> dict[str, tuple[Path, RunRecord]]:
     """All records under ``results/records``, by id; what is not a JSON file, or hidden, is nobody's record.
 
     Raises PadimBenchError, naming the file, for one that cannot be read, or a second one of the same run.
     """
-    found: dict[str, tuple[Path, Record]] = {}
+    found: dict[str, tuple[Path, RunRecord]] = {}
     for path in json_files(results / "records"):
         record = read_record(path)
-        if (first := found.setdefault(record["id"], (path, record))) != (path, record):
+        if (first := found.setdefault(record.id, (path, record))) != (path, record):
             raise PadimBenchError(f"{first[0]} and {path} are records of one run: delete one of them")
     return found
 
@@ -183,19 +138,19 @@ def json_files(folder: Path) -> list[Path]:
         ) from error
 
 
-def check_mergeable(records: Iterable[Record]) -> None:
+def check_mergeable(records: Iterable[RunRecord]) -> None:
     """Refuses to put records into one table that do not measure the same thing.
 
     Raises PadimBenchError if a category comes from differing splits, a model from differing weights,
     or records from differing major versions of this package.
     """
-    seen: dict[tuple[str, str], tuple[str, Record]] = {}
+    seen: dict[tuple[str, str], tuple[str, RunRecord]] = {}
     for record in records:
-        split = (record["dataset"]["name"], record["dataset"]["category"])
+        dataset, weights = record.dataset, record.weights
         facts = {
-            ("split", "/".join(split)): record["dataset"]["split_digest"],
-            ("weights", record["config"]["backbone"]): record["weights"]["sha256"],
-            ("major version", "padim-bench"): record["environment"]["versions"]["padim-bench"].split(".")[0],
+            ("split", f"{dataset.name}/{dataset.category}"): dataset.split_digest,
+            ("weights", weights.arch): weights.tensors_sha256,
+            ("major version", "padim-bench"): record.environment.versions["padim-bench"].split(".")[0],
         }
         for key, value in facts.items():
             first = seen.setdefault(key, (value, record))
@@ -208,12 +163,12 @@ def check_mergeable(records: Iterable[Record]) -> None:
                 )
 
 
-def _what(fact: str, record: Record) -> str:
+def _what(fact: str, record: RunRecord) -> str:
     """What one can see of the fact in which two records differ."""
-    dataset = record["dataset"]
+    dataset = record.dataset
     if fact == "split":
-        masks = "masks" if dataset["has_masks"] else "no masks"
-        return f"{dataset['n_train']} + {dataset['n_test']} images, {masks}, {dataset['split_digest'][:12]}"
+        masks = "masks" if dataset.has_masks else "no masks"
+        return f"{dataset.n_train} + {dataset.n_test} images, {masks}, {dataset.split_digest[:12]}"
     if fact == "weights":
-        return str(record["weights"]["label"])
-    return str(record["environment"]["versions"]["padim-bench"])
+        return record.weights.label
+    return record.environment.versions["padim-bench"]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim_bench.records.config import read_config
-from padim_bench.records.files import Record, check_mergeable
+from padim_bench.records.files import check_mergeable
 from padim_bench.records.merged import read_evidence
+from padim_bench.records.runs import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
     return values(evidence.records)
 
 
-def values(records: Iterable[Record]) -> pd.DataFrame:
+def values(records: Iterable[RunRecord]) -> pd.DataFrame:
     """The frame of :func:`load_results` of some records, in their order."""
     import pandas as pd
 
@@ -50,22 +50,14 @@ def values(records: Iterable[Record]) -> pd.DataFrame:
 
     rows = []
     for record in records:
-        config, _ = read_config(record["config"])
-        found = record["environment"]
-        n, model = config.execution.threads, config.model
-        machine = f"{found.get('gpu') or found['cpu']}, {n} thread{'s' if n > 1 else ''}"
-        for metric in record["metrics"] or METRICS:
-            value = (record["metrics"] or {}).get(metric)
+        config, model = record.config, record.config.model
+        for metric in METRICS if record.metrics is None else record.metrics:
+            value = record.value(metric)
             rows.append(
                 (
                     *(config.dataset, config.category, config.model_name, config.weights, metric, model.seed),
-                    *(
-                        config.protocol.name,
-                        config.model.strategy,
-                        config.model.storage,
-                        float("nan") if value is None else value,
-                    ),
-                    *(record["status"], ",".join(config.extras), record["id"], machine),
+                    *(model.protocol.name, model.strategy, model.storage, float("nan") if value is None else value),
+                    *(record.status, ",".join(config.extras), record.id, record.machine),
                 )
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))

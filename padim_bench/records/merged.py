@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
 from padim_bench.data.mvtec_ad import MVTEC_KINDS
 from padim_bench.errors import PadimBenchError
-from padim_bench.records.files import Record, check_mergeable, json_files, read_records
-from padim_bench.records.measurements import read_measurement
+from padim_bench.records.costs import AnyMeasurement, CostRecord, GrowthRecord, SizesRecord
+from padim_bench.records.files import check_mergeable, read_records
+from padim_bench.records.measurements import HELD, read_measurements
+from padim_bench.records.runs import RunRecord
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Records of runs, measurements of time and memory, and profiles, each in the order of its folders."""
+    """Records of runs, costs of configurations, their growth with n, and sizes, each in the order of its folders."""
 
-    records: tuple[Record, ...] = ()
-    measurements: tuple[Record, ...] = ()
-    profiles: tuple[Record, ...] = ()
-
-    def of_kind(self, kind: str) -> list[Record]:
-        """Measurements of a kind, such as "timing"."""
-        return [m for m in self.measurements if m["kind"] == kind]
+    records: tuple[RunRecord, ...] = ()
+    costs: tuple[CostRecord, ...] = ()
+    growth: tuple[GrowthRecord, ...] = ()
+    sizes: tuple[SizesRecord, ...] = ()
 
 
 def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
@@ -35,8 +35,8 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise PadimBenchError(f"there is no results folder {folder}: name one that padim-bench has made")
-    records: dict[str, Record] = {}
-    found: dict[str, dict[str, Record]] = {"measurements": {}, "profiles": {}}
+    records: dict[str, RunRecord] = {}
+    measured: dict[tuple[str, str], AnyMeasurement] = {}
     lines = []
     for folder in folders:
         read = {run_id: record for run_id, (_, record) in read_records(folder).items()}
@@ -46,13 +46,16 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
                 f"{len(again)}"
             )
         records = read | records
-        for place, measured in found.items():
-            for path in json_files(folder / place):
-                record = read_measurement(path)
-                assert record is not None
-                measured.setdefault(path.name, record)
-    evidence = Evidence(tuple(records.values()), *(tuple(measured.values()) for measured in found.values()))
-    if not (evidence.records or evidence.measurements or evidence.profiles):
+        for place in HELD:
+            for name, one in read_measurements(folder, place).items():
+                measured.setdefault((place, name), one)
+    evidence = Evidence(
+        tuple(records.values()),
+        tuple(one for one in measured.values() if isinstance(one, CostRecord)),
+        tuple(one for one in measured.values() if isinstance(one, GrowthRecord)),
+        tuple(one for one in measured.values() if isinstance(one, SizesRecord)),
+    )
+    if not (records or measured):
         named = ", ".join(map(str, folders))
         raise PadimBenchError(
             f"no records, measurements or profiles in {named}: padim-bench run, reproduce and profile make them"
@@ -60,11 +63,19 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
     return evidence, lines
 
 
-def category_order(record: Record) -> tuple[bool, int, str]:
+class Placed(Protocol):
+    """Of a record, the category that it is of."""
+
+    @property
+    def category(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+def category_order(dataset: Placed) -> tuple[bool, int, str]:
     """As the paper's tables have them: textures, then objects, those of MVTec AD in its order, others by name."""
-    name, kind = record["dataset"]["category"], record["dataset"].get("kind")
-    known = list(MVTEC_KINDS)
-    return kind != "texture", known.index(name) if name in known else len(known), name
+    known, name = list(MVTEC_KINDS), dataset.category
+    return dataset.kind != "texture", known.index(name) if name in known else len(known), name
 
 
 def of_one_dataset(evidence: Evidence, dataset: str | None) -> Evidence:
@@ -73,16 +84,16 @@ def of_one_dataset(evidence: Evidence, dataset: str | None) -> Evidence:
     ``dataset`` None is MVTec AD, or ShanghaiTech Campus, where there are runs of it, else the only one there is.
     Raises PadimBenchError where there are several others, or records that may not stand in one table.
     """
-    there = dict.fromkeys(r["dataset"]["name"] for r in evidence.records)
+    there = dict.fromkeys(r.dataset.name for r in evidence.records)
     if dataset is not None and dataset not in there:
         raise PadimBenchError(f"--dataset {dataset}: no record is of it: choose from {', '.join(there)}")
-    kept: list[Record] = []
+    kept: list[RunRecord] = []
     for usual, scenes in ((PAPER_DATASET, False), (PAPER_SCENES, True)):
-        mine = [r for r in evidence.records if (r["dataset"]["kind"] == "scene") is scenes]
-        names = list(dict.fromkeys(r["dataset"]["name"] for r in mine))
+        mine = [r for r in evidence.records if (r.dataset.kind == "scene") is scenes]
+        names = list(dict.fromkeys(r.dataset.name for r in mine))
         chosen = dataset if dataset in names else usual if usual in names else None
         if chosen is None and len(names) > 1:
             raise PadimBenchError(f"records of several datasets ({', '.join(names)}): choose one with --dataset")
-        kept += [r for r in mine if chosen is None or r["dataset"]["name"] == chosen]
+        kept += [r for r in mine if chosen is None or r.dataset.name == chosen]
     check_mergeable(kept)
     return replace(evidence, records=tuple(kept))

@@ -15,7 +15,7 @@ from typing import Any
 from padim_bench.machine.files import write_text
 from padim_bench.machine.reading import strict_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SEAL = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})",\n')
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.metrics.summary import METRICS
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
-from padim_bench.report.tables import Record, shared_facts, title_warnings
+from padim_bench.report.tables import shared_facts, title_warnings
 
 # Titles of protocols and their names in records, in order.
 Steps = Sequence[tuple[str, str]]
@@ -23,7 +24,7 @@ def gaps_page(
     walks: Mapping[str, Steps],
     alone: Steps,
     variants: Mapping[str, tuple[str, str]],
-    runs: Mapping[str, Sequence[Record]],
+    runs: Mapping[str, Sequence[RunRecord]],
     missing: Mapping[str, str],
 ) -> Page:
     """The report.
@@ -68,7 +69,7 @@ SLIGHT = 0.1  # points
 class _Report:
     """Collects the grids, and the same numbers in long form."""
 
-    def __init__(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> None:
+    def __init__(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> None:
         self.spec, self.runs = spec, runs
         self.sections: list[Section] = []
         self.lines: list[list[str]] = []
@@ -81,10 +82,10 @@ class _Report:
                 "Other draws move a category too, some by more than these gaps: see the seeds report."
             )
         records = [r for of_model in runs.values() for r in of_model]
-        self.categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
-        self.real = all(r["dataset"]["name"] == PAPER_DATASET for r in records)
-        side = records[0]["config"]["protocol"]["resize"] if records else 0
-        if records and all(r["dataset"]["image_sizes"] == [f"{side}x{side}"] for r in records):
+        self.categories = list(dict.fromkeys(r.dataset.category for r in records))
+        self.real = all(r.dataset.name == PAPER_DATASET for r in records)
+        side = records[0].config.protocol.images.resize if records else 0
+        if records and all(r.dataset.image_sizes == (f"{side}x{side}",) for r in records):
             self.notes.append(
                 f"Images and masks are stored at {side}x{side} here, so how they are resized, and comparing at the "
                 "masks' own resolution, change nothing: those rows say nothing of the originals."
@@ -93,11 +94,9 @@ class _Report:
     def values(self, title: str, protocol: str, metric: str) -> dict[str, float]:
         """Percent by category, of valid runs."""
         return {
-            r["dataset"]["category"]: METRICS[metric].shown(value)
+            r.dataset.category: METRICS[metric].shown(value)
             for r in self.runs.get(title, ())
-            if r["config"]["protocol"]["name"] == protocol
-            and r["metrics"]
-            and (value := r["metrics"].get(metric)) is not None
+            if r.config.protocol.name == protocol and (value := r.value(metric)) is not None
         }
 
     def published(self, model: Mapping[str, Any]) -> None:
@@ -171,9 +170,9 @@ class _Report:
     def variants(self, title: str, names: Mapping[str, str]) -> None:
         """Our exact PRO and the deviating definitions, on the same maps."""
         found = {
-            r["dataset"]["category"]: (METRICS["pro"].shown(r["metrics"]["pro"]), r["extra"]["pro_variants"])
+            r.dataset.category: (METRICS["pro"].shown(exact), r.extra.pro_variants)
             for r in self.runs[title]
-            if (r["extra"] or {}).get("pro_variants") and r["metrics"]["pro"] is not None
+            if r.extra.pro_variants and (exact := r.value("pro")) is not None
         }
         if not found:
             return
@@ -182,7 +181,8 @@ class _Report:
         for key, name in names.items():
             row = [name]
             for category, (exact, others) in found.items():
-                value = None if others.get(key) is None else METRICS["pro"].shown(others[key])
+                other = others.get(key)
+                value = None if other is None else METRICS["pro"].shown(other)
                 change = None if value is None else value - exact
                 row.append(number(value) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
                 self.line("PRO variants", title, "pro", name, category, value, change)
@@ -206,10 +206,8 @@ class _Report:
         return out.getvalue()
 
 
-def _invalid(records: Sequence[Record]) -> list[str]:
-    return [
-        f"{r['dataset']['category']} under {r['config']['protocol']['name']}" for r in records if r["status"] != "ok"
-    ]
+def _invalid(records: Sequence[RunRecord]) -> list[str]:
+    return [f"{r.dataset.category} under {r.config.protocol.name}" for r in records if not r.valid]
 
 
 def _of(values: Mapping[str, float], column: str, shared: Sequence[str]) -> float | None:

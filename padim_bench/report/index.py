@@ -42,9 +42,10 @@ def index_page(pages: Sequence[Page], results: Path) -> str:
     lines += [
         "",
         "Of a results folder each file in `records/` is one run: configuration, metrics, score of every test image, "
-        "timings, memory, residual, environment, and digests of images and weights. Each in `measurements/` is one "
-        "measurement of time or memory, and each in `profiles/` one configuration, measured in a process of its own, "
-        "or why it could not be measured. They are written once and not to be edited.",
+        "timings, memory, residual, environment, and digests of images and weights. Each in `profiles/` is what one "
+        "configuration costs in time and bytes, and each in `measurements/` how inference grows with the number of "
+        "training images, measured in a process of its own, or why it could not be; or sizes by arithmetic. They are "
+        "written once and not to be edited.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from padim_bench.metrics.summary import METRICS
+from padim_bench.records.costs import LOSSY, CostRecord, MeasuredCost
+from padim_bench.report.costs import warned
 from padim_bench.report.figures import COLOURS, plain
 from padim_bench.report.profiles import (
-    MEASURED,
     accuracy_key,
     best,
-    machines,
+    comparable,
+    measured,
     measures,
-    model_title,
     numbered,
     pareto_front,
 )
-from padim_bench.report.tables import Record, title_warnings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,17 +34,26 @@ _PLACES = [(7, 7), (-7, 7), (7, -8), (-7, -8), (0, 12), (0, -13), (14, 0), (-14,
 _Box = tuple[float, float, float, float]
 
 
-def pareto_figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """By file name, the figure of each machine's records: "pareto", and with several machines one named after each."""
-    groups = {name: pareto_figure(records, group) for name, group in machines(records).items()}
-    drawn = {name: figure for name, figure in groups.items() if figure is not None}
+def pareto_figures(records: Sequence[CostRecord]) -> dict[str, Figure]:
+    """By file name, the figure of each group that may be compared: "pareto", of several one named after each.
+
+    Of several, those of less than three configurations are left out, since the front of two tells nothing.
+    """
+    groups = comparable(records)
+    drawn = {
+        name: figure
+        for name, group in groups.items()
+        if (len(groups) == 1 or len(measured(group)) > 2) and (figure := pareto_figure(records, group)) is not None
+    }
     return {
         "pareto" if len(groups) == 1 else f"pareto-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}": figure
         for name, figure in drawn.items()
     }
 
 
-def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]] | None = None) -> Figure | None:
+def pareto_figure(
+    records: Sequence[CostRecord], group: Sequence[tuple[int, CostRecord]] | None = None
+) -> Figure | None:
     """Three panels: accuracy against latency, accuracy against memory, latency against memory.
 
     The first alone where a peak of memory was not measured.
@@ -54,7 +63,7 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
 
     Args:
         records: as for ``report.profiles.profiles_page``.
-        group: those to draw, of one machine, with their numbers; None for all.
+        group: those to draw, that may be compared, with their numbers; None for all, which then may.
 
     Returns:
         None if no configuration has numbers to draw.
@@ -63,23 +72,23 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
 
     group = numbered(records) if group is None else group
     key = accuracy_key([r for _, r in group])
-    drawn = [(i, r) for i, r in group if r["status"] in MEASURED]
+    drawn = measured(group)
     if key is None or not drawn:
         return None
     points = {i: measures(r, key) for i, r in drawn}
     ringed = [i for i in best(records) if i in points]
-    models = list(dict.fromkeys(model_title(r) for r in records))  # marks are the same in all figures of a page
-    strategies = list(dict.fromkeys(r["config"]["strategy"] for r in records))
-    gpu = "peak_cuda_bytes" in drawn[0][1]["memory"]
+    models = list(dict.fromkeys(r.model_title for r in records))  # marks are the same in all figures of a page
+    strategies = list(dict.fromkeys(r.config.model.strategy for r in records))
+    gpu = drawn[0][1].memory.peak_cuda_bytes is not None
     titles = (
         f"{METRICS[key].title}, {METRICS[key].unit}",
         "latency at batch 1, ms",
         f"peak {'CUDA' if gpu else 'resident'} memory, MB",
     )
 
-    measured = all(math.isfinite(value) for p in points.values() for value in p)
-    pairs = ((1, 0), (2, 0), (2, 1)) if measured else ((1, 0),)
-    figure = Figure(figsize=(13.5 if measured else 6.0, 5.4), layout="constrained")
+    finite = all(math.isfinite(value) for p in points.values() for value in p)
+    pairs = ((1, 0), (2, 0), (2, 1)) if finite else ((1, 0),)
+    figure = Figure(figsize=(13.5 if finite else 6.0, 5.4), layout="constrained")
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (x, y) in zip(panels, pairs, strict=True):
         _front(axes, [(p[x], p[y]) for p in points.values()], larger_is_better=y == 0)
@@ -87,9 +96,9 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
             axes.plot(
                 [points[i][x]],
                 [points[i][y]],
-                _MARKERS[strategies.index(r["config"]["strategy"]) % len(_MARKERS)],
-                color=COLOURS[models.index(model_title(r)) % len(COLOURS)],
-                fillstyle=_FILLS[r["config"]["dtype"]],
+                _MARKERS[strategies.index(r.config.model.strategy) % len(_MARKERS)],
+                color=COLOURS[models.index(r.model_title) % len(COLOURS)],
+                fillstyle=_FILLS[r.config.model.storage],
                 markerfacecoloralt="white",
                 ms=7,
                 mew=1.2,
@@ -108,10 +117,9 @@ def pareto_figure(records: Sequence[Record], group: Sequence[tuple[int, Record]]
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(0.13)
     _legend(figure, drawn, models, strategies)
-    shout = "".join(f" [{w.upper()}]" for w in title_warnings([r for _, r in drawn]))
-    (where,) = machines([r for _, r in drawn])
-    name = drawn[0][1]["dataset"]["name"]
-    figure.suptitle(plain(f"Profiles over {name}: {where}{shout}"), fontsize=11)
+    (where,) = comparable([r for _, r in drawn])
+    title = warned(f"Profiles over {drawn[0][1].dataset.name}: {where}", [r for _, r in drawn])
+    figure.suptitle(plain(title), fontsize=11)
     figure.draw_without_rendering()  # the layout is settled now, and numbers are placed in it
     for axes, (x, y) in zip(panels, pairs, strict=True):
         _number(axes, {i: (p[x], p[y]) for i, p in points.items()}, ringed)
@@ -140,13 +148,13 @@ def _log_scale(axes: Axes, name: str, values: Sequence[float]) -> None:
 
 
 def _legend(
-    figure: Figure, drawn: Sequence[tuple[int, Record]], models: Sequence[str], strategies: Sequence[str]
+    figure: Figure, drawn: Sequence[tuple[int, MeasuredCost]], models: Sequence[str], strategies: Sequence[str]
 ) -> None:
     """Colour is the model, shape the strategy, fill the storage."""
     from matplotlib.lines import Line2D
 
-    lossy = {r["config"]["strategy"] for _, r in drawn if r["status"] == "lossy"}
-    dtypes = list(dict.fromkeys(r["config"]["dtype"] for _, r in drawn))
+    lossy = {r.config.model.strategy for _, r in drawn if r.status == LOSSY}
+    dtypes = list(dict.fromkeys(r.config.model.storage for _, r in drawn))
 
     def mark(marker: str, colour: str, fill: str, label: str) -> Line2D:
         return Line2D([], [], marker=marker, color=colour, fillstyle=fill, markerfacecoloralt="white",  # type: ignore[arg-type]

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.metrics.summary import METRICS
 from padim_bench.records.frame import values
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
-from padim_bench.report.tables import Record, shared_facts, title_warnings
+from padim_bench.report.tables import shared_facts, title_warnings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def seeds_frame(runs: Mapping[str, Sequence[Record]], metrics: Sequence[str]) -> pd.DataFrame:
+def seeds_frame(runs: Mapping[str, Sequence[RunRecord]], metrics: Sequence[str]) -> pd.DataFrame:
     """One row per valid run and metric: method, category, metric, seed, value in percent, record."""
     import pandas as pd
 
@@ -41,7 +42,7 @@ def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> 
     }
 
 
-def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) -> Page:
+def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> Page:
     """The report; its CSV has every value.
 
     Args:
@@ -51,7 +52,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) ->
     metrics = metric_titles(spec)
     frame = seeds_frame(runs, list(metrics))
     records = [r for of_method in runs.values() for r in of_method]
-    printed = paper_values(spec, frame, records[0]["dataset"]["name"])
+    printed = paper_values(spec, frame, records[0].dataset.name)
     drawn = [m["title"] for m in spec["models"] if m["title"] != spec["reference"] and m["title"] in runs]
     n_seeds = int(frame[frame.method.isin(drawn)].seed.nunique())
     categories = list(dict.fromkeys(frame.category))
@@ -77,7 +78,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[Record]]) ->
             sections.append((title, Grid(header, rows)))
     captions = [
         f"Percent, over {n_seeds} seed{'s' if n_seeds > 1 else ''}: mean ± standard deviation (smallest to largest). "
-        f"Dataset {records[0]['dataset']['name']}.",
+        f"Dataset {records[0].dataset.name}.",
         f"{spec['reference']} draws nothing.",
         *(["Paper: its R18-Rd100 of Table III; it publishes no spread by category."] if printed else []),
         *_widest(frame, metrics, drawn),
@@ -109,11 +110,11 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {sd:.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _invalid(runs: Mapping[str, Sequence[Record]]) -> list[str]:
+def _invalid(runs: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     """Runs that gave no numbers, each method in a line."""
     lines = []
     for method, records in runs.items():
-        found = [f"{r['dataset']['category']} seed {r['config']['seed']}" for r in records if r["status"] != "ok"]
+        found = [f"{r.dataset.category} seed {r.config.model.seed}" for r in records if not r.valid]
         if found:
             lines.append(f"{method}: INVALID and left out: {', '.join(found)}.")
     return lines

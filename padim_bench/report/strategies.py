@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.metrics.summary import headline
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.spec import load_toml
 from padim_bench.report.tables import shared_facts, title_warnings
@@ -22,7 +23,7 @@ def load_strategies_spec() -> dict[str, Any]:
     return load_toml("strategies")
 
 
-def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def strategies_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per (strategy, dtype), in percent, points and MB; NaN where no run was valid.
 
     Columns: state_mb and residual (the largest over categories), the mean of each metric, and
@@ -33,14 +34,14 @@ def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     shown = headline()
     rows = pd.DataFrame(
         {
-            "strategy": r["config"]["strategy"],
-            "dtype": r["config"]["dtype"],
-            "category": r["dataset"]["category"],
-            "valid": r["status"] == "ok",
-            "state_mb": (r["state_bytes"] or float("nan")) / 1e6,
-            "residual": float("nan") if r["residual"] is None else r["residual"],
+            "strategy": r.config.model.strategy,
+            "dtype": r.config.model.storage,
+            "category": r.dataset.category,
+            "valid": r.valid,
+            "state_mb": (r.state_bytes or float("nan")) / 1e6,
+            "residual": float("nan") if r.residual is None else r.residual,
             **{
-                name: metric.shown(v) if (v := (r["metrics"] or {}).get(name)) is not None else float("nan")
+                name: metric.shown(v) if (v := r.value(name)) is not None else float("nan")
                 for name, metric in shown.items()
             },
         }
@@ -56,21 +57,21 @@ def strategies_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return frame.reset_index()
 
 
-def strategies_page(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> Page:
+def strategies_page(spec: dict[str, Any], records: Sequence[RunRecord]) -> Page:
     """The table."""
     frame = strategies_frame(records)
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
-    categories = list(dict.fromkeys(r["dataset"]["category"] for r in records))
+    categories = list(dict.fromkeys(r.dataset.category for r in records))
     captions = [
         f"Means over {', '.join(categories)}, in percent; PRO and pixel AUROC over those with masks. State: bytes of "
         "the inverse covariances and means of a category. Residual: largest relative error of squared distances vs. "
         f"float64 on sampled positions. Diff.: largest change of any metric of any category from {REFERENCE[0]} in "
         f"{REFERENCE[1]}, in points. INVALID: the guard found the inverse wrong in some category.",
-        f"Weights {records[0]['weights']['label']}; seed {records[0]['config']['seed']}.",
+        f"Weights {records[0].weights.label}; seed {records[0].config.model.seed}.",
         *[f"{fact}." for fact in shared_facts(records)],
     ]
     frame["provenance"] = " ".join(captions[1:])
-    frame["records"] = " ".join(r["id"][:12] for r in records)
+    frame["records"] = " ".join(r.id[:12] for r in records)
     styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(headline(), ".3f")}
     header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *(metric.title for metric in headline().values())]
     rows = []

@@ -6,20 +6,44 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Protocol
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.summary import METRICS
 from padim_bench.padim.reduction import REDUCTIONS
+from padim_bench.records.config import RunConfig
+from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
 
-Record = dict[str, Any]
 # The records of one model: a list per replicate (seed or dataset version), each with one record per category.
-Replicates = Sequence[Sequence[Record]]
+Replicates = Sequence[Sequence[RunRecord]]
 # A value in percent and the ids of the records behind it.
 Value = tuple[float, tuple[str, ...]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
+
+
+class Split(Protocol):
+    """Of a record, the category that it is of."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def official_split(self) -> bool | None: ...
+
+
+class Measured(Protocol):
+    """What titles must know of any record, of a run or of a cost."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def dataset(self) -> Split: ...
+    @property
+    def weights(self) -> WeightsUsed: ...
 
 
 @dataclass(frozen=True)
@@ -121,11 +145,11 @@ def build_table(spec: TableSpec, runs: Mapping[str, Replicates], missing: Mappin
         PadimBenchError: records of more than one dataset.
     """
     records = [r for replicates in runs.values() for rs in replicates for r in rs]
-    datasets = {r["dataset"]["name"] for r in records}
+    datasets = {r.dataset.name for r in records}
     if len(datasets) > 1:
         raise PadimBenchError(f"a table needs records of one dataset, got {sorted(datasets)}")
     dataset = next(iter(datasets), "")
-    kinds = {r["dataset"]["category"]: r["dataset"]["kind"] for r in records}
+    kinds = {r.dataset.category: r.dataset.kind for r in records}
     cells = [
         cell
         for model in spec.models
@@ -133,7 +157,7 @@ def build_table(spec: TableSpec, runs: Mapping[str, Replicates], missing: Mappin
         for metric in spec.metrics
         for cell in _model_cells(spec, model, metric, runs[model.title], kinds, dataset)
     ]
-    several = len({r["weights"]["label"] for r in records}) > 1
+    several = len({r.weights.label for r in records}) > 1
     described = {m.title: _describe(runs[m.title], weights=several) for m in spec.models if m.title in runs}
     return Table(
         spec,
@@ -162,11 +186,9 @@ def _model_cells(
         printed = {}  # the paper's numbers are of that dataset alone
     found: dict[str, list[Value]] = {}
     for record in (r for records in replicates for r in records):
-        value = record["metrics"].get(metric.key) if record["status"] == "ok" else None
+        value = record.value(metric.key)
         if value is not None:
-            found.setdefault(record["dataset"]["category"], []).append(
-                (METRICS[metric.key].shown(value), (record["id"],))
-            )
+            found.setdefault(record.dataset.category, []).append((METRICS[metric.key].shown(value), (record.id,)))
     # A mean over the replicates that happened to be valid would flatter the rest.
     ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
     if spec.versions and len(replicates) > spec.versions:
@@ -221,18 +243,18 @@ def _cell(
 def _describe(replicates: Replicates, *, weights: bool) -> str:
     """How a model was made; ``weights`` says whose, where the table's models differ in it."""
     first = replicates[0][0]
-    config, embedding = first["config"], first["embedding"]
-    whose = f"{first['weights']['label']}; " if weights else ""
+    model, embedding = first.config.model, first.embedding
+    whose = f"{first.weights.label}; " if weights else ""
     records = [r for rs in replicates for r in rs]
-    reduction = REDUCTIONS[config["reduction"]]
-    how = reduction.phrase.format(kept=embedding["n_features"], all=embedding["n_channels"])
-    if config["fusion"] == "sum":
+    reduction = REDUCTIONS[model.reduction]
+    how = reduction.phrase.format(kept=embedding.n_features, all=embedding.n_channels)
+    if model.fusion == "sum":
         how += " in all, one model per layer, their maps added"
-    seeds = sorted({r["config"]["seed"] for r in records})
+    seeds = sorted({r.config.model.seed for r in records})
     seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if reduction.drawn else ""
-    invalid = list(dict.fromkeys(r["dataset"]["category"] for r in records if r["status"] != "ok"))
-    used = " and ".join(dict.fromkeys(r["strategy_used"] or config["strategy"] for r in records))
-    return f"{whose}{'+'.join(config['layers'])}; {how}{seed}; strategy {used}, {config['dtype']}" + (
+    invalid = list(dict.fromkeys(r.dataset.category for r in records if not r.valid))
+    used = " and ".join(dict.fromkeys(r.strategy_used or model.strategy for r in records))
+    return f"{whose}{'+'.join(first.config.layers)}; {how}{seed}; strategy {used}, {model.storage}" + (
         f"; INVALID and left out: {', '.join(invalid)}" if invalid else ""
     )
 
@@ -243,23 +265,23 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def dataset_warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def dataset_warnings(records: Sequence[Measured]) -> list[str]:
     """What titles say of the records' datasets: that they are drawn."""
-    known = [DATASETS[name] for name in dict.fromkeys(r["dataset"]["name"] for r in records) if name in DATASETS]
+    known = [DATASETS[name] for name in dict.fromkeys(r.dataset.name for r in records) if name in DATASETS]
     return list(dict.fromkeys(d.warning for d in known if d.warning))
 
 
-def title_warnings(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def title_warnings(records: Sequence[Measured]) -> tuple[str, ...]:
     """What no reader may miss: drawn data, untrained weights (and whose, where others are trained), rounding."""
     found = dataset_warnings(records)
-    unofficial = dict.fromkeys(r["dataset"]["category"] for r in records if r["dataset"]["official_split"] is False)
+    unofficial = dict.fromkeys(r.dataset.category for r in records if r.dataset.official_split is False)
     if unofficial:
         found.append(f"not the official split: {', '.join(unofficial)}")
-    untrained = dict.fromkeys(r["config"]["backbone"] for r in records if not r["weights"]["trained"])
+    untrained = dict.fromkeys(r.config.model.backbone for r in records if not r.weights.trained)
     if untrained:
-        whose = f": {', '.join(untrained)}" if any(r["weights"]["trained"] for r in records) else ""
+        whose = f": {', '.join(untrained)}" if any(r.weights.trained for r in records) else ""
         found.append(f"untrained random weights{whose}")
-    if rounded := {r["config"].get("backbone_dtype", "float32") for r in records} - {"float32"}:
+    if rounded := {r.config.model.backbone_dtype for r in records} - {"float32"}:
         found.append(f"backbone in {', '.join(sorted(rounded))}")
     return tuple(found)
 
@@ -269,31 +291,31 @@ def distinct(values: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(str(v) for v in values))
 
 
-def code_facts(environments: Sequence[Mapping[str, Any]]) -> str:
+def code_facts(environments: Sequence[Environment]) -> str:
     """Versions, commits and machines of some records, each once."""
 
-    def code(environment: Mapping[str, Any]) -> str:
-        commit = environment["commit"]
-        where = f" at commit {commit[:12]}{' with changes' if environment['dirty'] else ''}" if commit else ""
-        return f"padim-bench {environment['versions']['padim-bench']}{where}"
+    def code(environment: Environment) -> str:
+        commit = environment.commit
+        where = f" at commit {commit[:12]}{' with changes' if environment.dirty else ''}" if commit else ""
+        return f"padim-bench {environment.versions['padim-bench']}{where}"
 
     return (
         f"code: {distinct([code(e) for e in environments])}; "
-        f"torch {distinct([e['versions']['torch'] for e in environments])}, "
-        f"timm {distinct([e['versions']['timm'] for e in environments])}; "
-        f"{distinct([e['cpu'] for e in environments])}"
+        f"torch {distinct([e.versions['torch'] for e in environments])}, "
+        f"timm {distinct([e.versions['timm'] for e in environments])}; "
+        f"{distinct([e.cpu for e in environments])}"
     )
 
 
-def _approximate(records: Sequence[Record]) -> list[str]:
+def _approximate(records: Sequence[RunRecord]) -> list[str]:
     """The line that says whose pixel metrics are from histograms, and how far off they may be; none if none are."""
-    found = [(r, bounds) for r in records if (bounds := (r.get("extra") or {}).get("error_bounds"))]
+    found = [(r, bounds) for r in records if (bounds := r.extra.error_bounds)]
     if not found:
         return []
     known = [(n, bound) for _, bounds in found for n, bound in bounds.items() if bound is not None and n in METRICS]
     largest = {name: max(b for n, b in known if n == name) for name, _ in known}
     told = [f"{METRICS[name].phrase} {_rounded_up(METRICS[name].shown(bound))}" for name, bound in largest.items()]
-    whose = "all" if len(found) == len(records) else distinct([r["dataset"]["category"] for r, _ in found])
+    whose = "all" if len(found) == len(records) else distinct([r.dataset.category for r, _ in found])
     where = f", within these points of the exact values: {', '.join(told)}" if told else ""
     return [f"pixel metrics of {whose} from histograms{where}"]
 
@@ -304,27 +326,27 @@ def _rounded_up(value: float) -> str:
     return f"{math.ceil(value / digit) * digit:.1g}"
 
 
-def shared_facts(records: Sequence[Record]) -> tuple[str, ...]:
+def shared_facts(records: Sequence[RunRecord]) -> tuple[str, ...]:
     """Provenance that all records share, each fact once."""
-    sizes = dict.fromkeys(size for r in records for size in r["dataset"]["image_sizes"])
-    image_level = dict.fromkeys(r["dataset"]["category"] for r in records if not r["dataset"]["has_masks"])
-    weights = {r["weights"]["label"]: r["weights"]["note"] for r in records}
-    protocols = list(dict.fromkeys(r["config"]["protocol"]["name"] for r in records))
+    sizes = dict.fromkeys(size for r in records for size in r.dataset.image_sizes)
+    image_level = dict.fromkeys(r.dataset.category for r in records if not r.dataset.has_masks)
+    weights = {r.weights.label: r.weights.note for r in records}
+    protocols = list(dict.fromkeys(r.config.protocol.name for r in records))
     facts = [
-        f"protocol {', '.join(protocols)}; pixels compared at {distinct([r['dataset']['resolution'] for r in records])}"
+        f"protocol {', '.join(protocols)}; pixels compared at {distinct([r.dataset.resolution for r in records])}"
         if len(protocols) <= 5
         else f"{len(protocols)} protocols, all of whose choices are in the records",
         f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",
-        f"{code_facts([r['environment'] for r in records])}, {distinct([r['config']['threads'] for r in records])} "
+        f"{code_facts([r.environment for r in records])}, {distinct([r.config.execution.threads for r in records])} "
         "threads",
     ]
-    scenes = [r for r in records if r["dataset"]["kind"] == "scene"]
+    scenes = [r for r in records if r.dataset.kind == "scene"]
     if scenes:
-        of_model = {r["dataset"]["category"]: r["dataset"] for r in scenes}.values()
-        steps = distinct(["all" if r["config"]["every"] == 1 else f"one in {r['config']['every']}" for r in scenes])
+        of_model = {r.dataset.category: r.dataset for r in scenes}.values()
+        steps = distinct(["all" if r.config.every == 1 else f"one in {r.config.every}" for r in scenes])
         facts.append(
-            f"frames: {steps} of each clip; {sum(d['n_train'] for d in of_model)} for training, "
-            f"{sum(d['n_test'] for d in of_model)} for testing"
+            f"frames: {steps} of each clip; {sum(d.n_train for d in of_model)} for training, "
+            f"{sum(d.n_test for d in of_model)} for testing"
         )
     facts += _approximate(records)
     facts += [f"weights: {label}{f' ({note})' if note else ''}" for label, note in weights.items()]

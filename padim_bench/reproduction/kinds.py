@@ -11,24 +11,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from padim_bench.data.datasets import DATASETS, PAPER_SCENES
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.config import Wanted
-from padim_bench.records.files import Record
+from padim_bench.records.costs import CostRecord, GrowthRecord, Measurement
 from padim_bench.records.merged import Evidence, category_order
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import Page
 from padim_bench.report.spec import TableModel, TableSpec, described, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk
-from padim_bench.reproduction.wanted import Runs
+from padim_bench.reproduction.wanted import Runs, with_layers
 
 # Runs by the title of the row or column that they are of.
 WantedRuns = dict[str, list[Wanted]]
 NO_RECORD = "no record of it here"
 PROFILES = "profiles"
+OneMeasured = TypeVar("OneMeasured", CostRecord, GrowthRecord)
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
 
     spec = load_spec(name)
     scenes = spec.dataset == PAPER_SCENES
-    runs = Runs(r for r in evidence.records if (r["dataset"]["kind"] == "scene") is scenes)
-    found: dict[str, list[list[Record]]] = {}
+    runs = Runs(r for r in evidence.records if (r.dataset.kind == "scene") is scenes)
+    found: dict[str, list[list[RunRecord]]] = {}
     versions = 0
     for model in spec.models:
         seeds = choice.seeds if model.drawn else 1
@@ -128,7 +130,7 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     return table_page(build_table(spec, found, missing))
 
 
-def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = None) -> list[list[Record]]:
+def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = None) -> list[list[RunRecord]]:
     """The records of each of ``ones`` and each seed, over the same categories throughout.
 
     Of seeds 0 to k - 1 for every k, and of seed ``own`` alone, that rectangle of seeds by categories is taken which
@@ -138,7 +140,7 @@ def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = 
     Returns:
         A list for each of ``ones`` and within it for each seed, in that order: the records, one a category.
     """
-    by_seed: list[dict[str, list[Record]]] = []
+    by_seed: list[dict[str, list[RunRecord]]] = []
     while not seeds or len(by_seed) < seeds:
         row = _complete(runs, ones, len(by_seed))
         if not row:
@@ -157,9 +159,9 @@ def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = 
     return [[row[c][i] for c in categories] for i in range(len(ones)) for row in rows] if size else []
 
 
-def _complete(runs: Runs, ones: Sequence[Wanted], seed: int) -> dict[str, list[Record]]:
+def _complete(runs: Runs, ones: Sequence[Wanted], seed: int) -> dict[str, list[RunRecord]]:
     """By category, the record of each of ``ones`` with that seed, of the categories that have all of them."""
-    found = [{r["dataset"]["category"]: r for r in runs.of(one.vary(seed=seed))} for one in ones]
+    found = [{r.dataset.category: r for r in runs.of(one.vary(seed=seed))} for one in ones]
     return {
         category: [of_one[category] for of_one in found] for category in found[0] if all(category in f for f in found)
     }
@@ -192,7 +194,7 @@ def _seeds_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
         rows = rectangle(runs, [_of_seeds(spec, model, choice)], choice.seeds if model.get("n_features") else 1)
         if records := [r for row in rows for r in row]:
             found[model["title"]] = records
-    drawn = [r["config"]["seed"] for title, records in found.items() if title != spec["reference"] for r in records]
+    drawn = [r.config.model.seed for title, records in found.items() if title != spec["reference"] for r in records]
     return seeds_page(spec, found) if drawn and (choice.seeds or max(drawn) > 0) else None  # one seed has no spread
 
 
@@ -221,7 +223,7 @@ def _gaps_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     from padim_bench.report.gaps import gaps_page
 
     spec, runs = load_toml(name), Runs(evidence.records)
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for title, wanted in _gaps_wanted(name, choice, False).items():
         by_protocol = {w.model.protocol.name: runs.of(w) for w in wanted}
         if all(by_protocol[preset] for preset in spec["presets"]):  # else there is nothing to walk between
@@ -257,7 +259,7 @@ def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | No
     spec, runs = load_toml(name), Runs(evidence.records)
     if not runs.of(_of_strategies(spec, choice, *REFERENCE)):
         return None
-    names = {r["config"]["strategy"] for r in evidence.records} - {"auto"}
+    names = {r.config.model.strategy for r in evidence.records} - {"auto"}
     ordered = sorted(names, key=lambda strategy: (strategy != REFERENCE[0], strategy))
     records = [r for s in ordered for dtype in spec["dtypes"] for r in runs.of(_of_strategies(spec, choice, s, dtype))]
     return strategies_page(spec, records)
@@ -265,26 +267,39 @@ def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | No
 
 # Tables of measurements: VII and VIII, and the profiles.
 
+# Table VII's images are MVTec AD's; Table VIII has the sizes of both datasets'.
+_COST_PROTOCOLS = {"timing": ("paper",), "memory": ("paper", "paper-stc")}
+
+
+def wanted_costs(spec: Mapping[str, Any], *, brief: bool = False) -> list[PaDiMConfig]:
+    """The models whose costs a table of measurements wants, in its order; ``brief`` asks for one strategy of each."""
+    return [
+        replace(described(model), strategy=strategy, protocol=get_protocol(protocol))
+        for model in spec["models"]
+        for protocol in _COST_PROTOCOLS[spec["layout"]]
+        for strategy in model["strategies"][: 1 if brief else None]
+    ]
+
 
 def _timing_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     """Also without any: it then holds the paper's seconds alone."""
-    from padim_bench.report.timing import load_measured_spec, timing_page
+    from padim_bench.report.costs import load_measured_spec
+    from padim_bench.report.timing import timing_page
 
     spec = load_measured_spec(name)
-    return timing_page(spec, _in_order(_of_spec(evidence.of_kind("timing"), spec), spec))
+    return timing_page(spec, _of_spec(evidence.costs, spec), _of_spec(evidence.growth, spec))
 
 
 def _memory_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.costs import load_measured_spec
     from padim_bench.report.memory import memory_page
-    from padim_bench.report.timing import load_measured_spec
 
     spec = load_measured_spec(name)
-    sizes = [m for m in evidence.of_kind("sizes") if m["asked"] == asked_sizes(spec)]
+    sizes = [one for one in evidence.sizes if one.asked == asked_sizes(spec)]
     if not sizes:
         return None
-    found = max(sizes, key=lambda m: (len(m["strategies"]), m["finished"]))
-    peaks = _in_order(_of_spec(evidence.of_kind("memory"), spec), spec)
-    return memory_page(spec, found["analytic"], found["states"], found["by_category"], peaks)
+    found = max(sizes, key=lambda one: (len(one.strategies), one.finished))
+    return memory_page(spec, found.analytic, found.states, found.by_category, _of_spec(evidence.costs, spec))
 
 
 def asked_sizes(spec: Mapping[str, Any]) -> str:
@@ -293,29 +308,20 @@ def asked_sizes(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def _of_spec(measured: Iterable[Record], spec: Mapping[str, Any]) -> list[Record]:
-    titles = {m["title"] for m in spec["models"]}
-    return [m for m in measured if m["model_name"] in titles]
+def _of_spec(measured: Iterable[OneMeasured], spec: Mapping[str, Any]) -> list[OneMeasured]:
+    """Of the models that the table wants, in its order; then by category and machine."""
+    places = {with_layers(model): i for i, model in enumerate(wanted_costs(spec))}
+
+    def place(one: OneMeasured) -> tuple[Any, ...]:
+        where = category_order(one.dataset)
+        return places[one.config.model], where, _machine(one), one.finished, one.id
+
+    return sorted((one for one in measured if one.config.model in places), key=place)
 
 
-def _in_order(measured: Iterable[Record], spec: Mapping[str, Any]) -> list[Record]:
-    """By model and strategy as the spec has them, then protocol, category and machine."""
-    titles = [m["title"] for m in spec["models"]]
-    strategies = list(dict.fromkeys(s for m in spec["models"] for s in m["strategies"]))
-
-    def place(m: Record) -> tuple[Any, ...]:
-        config = m["config"]
-        strategy = config["strategy"]
-        order = strategies.index(strategy) if strategy in strategies else len(strategies)
-        where = category_order(m)
-        return titles.index(m["model_name"]), config["protocol"]["name"], order, strategy, where, _machine(m)
-
-    return sorted(measured, key=place)
-
-
-def _machine(measured: Record) -> tuple[str, ...]:
-    found = measured["environment"]
-    return found.get("gpu", ""), found["cpu"], str(measured["config"]["threads"]), measured["finished"]
+def _machine(measured: Measurement) -> tuple[Any, ...]:
+    found, execution = measured.environment, measured.config.execution
+    return execution.device, found.gpu or "", found.cpu, execution.threads
 
 
 def _profiles_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
@@ -323,21 +329,20 @@ def _profiles_page(name: str, evidence: Evidence, choice: Choice) -> Page | None
     from padim_bench.report.pareto import pareto_figures
     from padim_bench.report.profiles import profiles_page
 
-    if not evidence.profiles:
+    if not evidence.costs:
         return None
-    profiles = sorted(evidence.profiles, key=_profile_order)
-    figures = {file: partial(render, figure) for file, figure in pareto_figures(profiles).items()}
-    return replace(profiles_page(profiles), figures=figures)
+    costs = sorted(evidence.costs, key=_cost_order)
+    figures = {file: partial(render, figure) for file, figure in pareto_figures(costs).items()}
+    return replace(profiles_page(costs), figures=figures)
 
 
-def _profile_order(profile: Record) -> tuple[Any, ...]:
-    """Machines apart, then model, strategy and storage."""
-    config, found = profile["config"], profile["environment"]
-    machine = config["device"], found.get("gpu", ""), found["cpu"], config["threads"]
-    where = profile["dataset"]["name"], category_order(profile)
-    n = config["n_features"]
-    model = config["backbone"], n is None, n or 0, config["seed"]
-    return *machine, *where, *model, config["strategy"], -_width(config["dtype"]), config["dtype"], profile["id"]
+def _cost_order(cost: CostRecord) -> tuple[Any, ...]:
+    """Machines apart, then category, protocol, model, strategy and storage; untrained networks last."""
+    model, dataset = cost.config.model, cost.dataset
+    where = dataset.name, category_order(dataset), not cost.weights.trained
+    n, storage = model.n_features, model.storage
+    which = model.protocol.name, model.backbone, n is None, n or 0, model.seed, model.strategy
+    return *_machine(cost), *where, *which, -_width(storage), storage, cost.id
 
 
 def _width(dtype: str) -> int:

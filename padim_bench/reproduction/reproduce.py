@@ -17,9 +17,9 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.padim.paper import weight_files
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import get_protocol
-from padim_bench.records.config import Wanted
+from padim_bench.records.config import Execution, Wanted
 from padim_bench.records.files import check_mergeable
-from padim_bench.records.measurements import check_measurements
+from padim_bench.records.measurements import HELD, read_measurements
 from padim_bench.records.merged import Evidence
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
@@ -72,7 +72,7 @@ class Reproduction:
             if name in self.failed:
                 said += f"; {self.failed[name]} measurements failed"
             lines.append(f"{name}: {said}: {self.files[name][0].as_posix()}")
-        if void := sum(outcome.record["status"] != "ok" for outcome in self.outcomes):
+        if void := sum(not outcome.record.valid for outcome in self.outcomes):
             lines.append(f"{void} of {len(self.outcomes)} runs INVALID: the pages name them, the records say why")
         return lines
 
@@ -124,7 +124,8 @@ def reproduce(
     specs = {name: load_toml(name) for name in names}
     measured = [name for name in names if specs[name]["layout"] in {"timing", "memory"}]
     if measured:
-        check_measurements(results / "measurements")
+        for place in HELD:
+            read_measurements(results, place)
     found = find_weights(
         [m for spec in specs.values() for m in members(spec)],
         weights,
@@ -152,23 +153,15 @@ def reproduce(
         unreadable, outcomes = error, error.outcomes
         over_scenes, names = [], [name for name in names if name not in over_scenes]
     check_mergeable([o.record for o in outcomes])
-    measurements, failed = [], {}
-    for name in measured:
-        measuring = Measuring(
-            _measured_category(categories),
-            found,
-            results,
-            settings.execution.threads,
-            settings.execution.device,
-            backbones,
-            brief,
-            on_message,
-        )
-        measurements += measuring.timing(name) if specs[name]["layout"] == "timing" else measuring.memory(name)
-        if measuring.failed:
-            failed[name] = len(measuring.failed)
-
-    evidence = Evidence(tuple(o.record for o in outcomes), tuple(measurements))
+    here = Execution(settings.execution.device, settings.execution.threads)  # images at a time as profiles have them
+    measuring = Measuring(found, results, here, backbones, brief, on_message)
+    failed = {name: n for name in measured if (n := measuring.measure(name, _measured_category(categories)))}
+    evidence = Evidence(
+        tuple(o.record for o in outcomes),
+        tuple(measuring.costs.values()),
+        tuple(measuring.growth.values()),
+        tuple(measuring.sizes.values()),
+    )
     pages = make_pages(names, evidence, choice)
     absent = {name: found.absent(members(specs[name])) for name in names}
     for name in over_scenes if not scenes else ():

@@ -8,44 +8,45 @@ from typing import Any
 
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.paper import paper_layer_names
-from padim_bench.records.config import Wanted, read_config
-from padim_bench.records.files import Record
+from padim_bench.records.config import Wanted
 from padim_bench.records.merged import category_order
+from padim_bench.records.runs import RunRecord
 
 
 class Runs:
     """Records by what they are of, for pages that know what they want."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._by_model: dict[PaDiMConfig, list[Record]] = {}
+    def __init__(self, records: Iterable[RunRecord]) -> None:
+        self._by_model: dict[PaDiMConfig, list[RunRecord]] = {}
         self._channels: dict[tuple[str, str | tuple[str, ...]], int] = {}
         for record in records:
-            model = read_config(record["config"])[0].model
-            self._channels[model.backbone, model.layers] = record["embedding"]["n_channels"]
-            self._by_model.setdefault(_key(model), []).append(record)
+            model = record.config.model
+            self._channels[model.backbone, model.layers] = record.embedding.n_channels
+            self._by_model.setdefault(model, []).append(record)
 
-    def of(self, wanted: Wanted) -> list[Record]:
+    def of(self, wanted: Wanted) -> list[RunRecord]:
         """One record a category, in the dataset's order; without ``extras`` those that have none come first.
 
         Where one differs from another only in threads, device, batch size or frames left out, that of the most
         frames and threads is taken, whatever came out of it.
         """
-        model, layers = wanted.model, wanted.model.layers
-        if isinstance(layers, str):
-            layers = paper_layer_names(model.backbone) if layers == "paper" else tuple(layers.split("+"))
-        model = replace(model, layers=layers).normalised(self._channels.get((model.backbone, layers), 0))
-        found: dict[str, Record] = {}
-        for record in sorted(self._by_model.get(_key(model), ()), key=_rank):
-            if set(wanted.extras) <= set(record["config"]["extras"]):
-                found.setdefault(record["dataset"]["category"], record)
-        return sorted(found.values(), key=category_order)
+        model = with_layers(wanted.model)
+        model = model.normalised(self._channels.get((model.backbone, model.layers), 0))
+        found: dict[str, RunRecord] = {}
+        for record in sorted(self._by_model.get(model, ()), key=_rank):
+            if set(wanted.extras) <= set(record.config.extras):
+                found.setdefault(record.dataset.category, record)
+        return sorted(found.values(), key=lambda record: category_order(record.dataset))
 
 
-def _rank(record: Record) -> tuple[Any, ...]:
-    config = record["config"]
-    return config["every"], config["device"], -config["threads"], -config["batch_size"], len(config["extras"])
+def _rank(record: RunRecord) -> tuple[Any, ...]:
+    config, how = record.config, record.config.execution
+    return config.every, how.device, -how.threads, -how.batch_size, len(config.extras)
 
 
-def _key(model: PaDiMConfig) -> PaDiMConfig:
-    """Without what is prose."""
-    return replace(model, protocol=replace(model.protocol, source=""))
+def with_layers(model: PaDiMConfig) -> PaDiMConfig:
+    """The same with its layers by name, as a run's configuration has them."""
+    layers = model.layers
+    if isinstance(layers, str):
+        layers = paper_layer_names(model.backbone) if layers == "paper" else tuple(layers.split("+"))
+    return replace(model, layers=layers)

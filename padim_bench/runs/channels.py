@@ -40,7 +40,6 @@ class Channels:
         """Of every run on record, whose embedding says of how many channels it was made."""
         found = {}
         for _, record in read_records(self._results).values() if self._results is not None else ():
-            config, protocol = record["config"], record["config"]["protocol"]
-            size = protocol["crop"] or protocol["resize"]
-            found[config["backbone"], tuple(config["layers"]), size] = record["embedding"]["n_channels"]
+            config = record.config
+            found[config.model.backbone, config.layers, config.protocol.size] = record.embedding.n_channels
         return found

@@ -27,7 +27,7 @@ from padim_bench.padim.model import score_features
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
-from padim_bench.records.files import Record
+from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.runs.budget import members, plan_unit, statements
 from padim_bench.runs.features import Features
@@ -91,10 +91,10 @@ class ImageUnit:
     def statements(self, session: Session) -> list[str]:
         return statements(self, session)
 
-    def needlessly_rough(self, records: Mapping[RunConfig, Record], session: Session) -> int:
+    def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """Of records with pixel metrics from histograms, those whose maps this limit would hold."""
-        bounded = {c: r for c, r in records.items() if (r["extra"] or {}).get("error_bounds")}
-        rough = tuple(c for c, r in bounded.items() if r["memory"]["limit_bytes"] < self.settings.memory_limit)
+        bounded = {c: r for c, r in records.items() if r.extra.error_bounds}
+        rough = tuple(c for c, r in bounded.items() if (r.memory.limit_bytes or 0) < self.settings.memory_limit)
         if not rough:
             return 0
         exact = plan_unit(self.only(rough), session).exact
@@ -151,14 +151,15 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
     scores = torch.cat(parts)
     with stopwatch(timings, "metrics", settings.execution.device):
         metrics, bounds = maps.metrics(bank.labels, scores.numpy())
-    extra: dict[str, Any] = dict(f1_thresholds(bank.labels, scores.numpy()))
-    if bounds:
-        extra["error_bounds"] = bounds
+    variants: dict[str, float | None] | None = None
     if "pro_variants" in config.extras and maps.masks:
         with stopwatch(timings, "extras", settings.execution.device):
             arrays = np.stack(maps.maps), np.stack(maps.masks)
-            extra["pro_variants"] = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
-    return Result(timings, memory.read(), embeddings, fitted, metrics, extra, scores)
+            variants = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
+    extra = Extra(
+        **f1_thresholds(bank.labels, scores.numpy()), error_bounds=dict(bounds) or None, pro_variants=variants
+    )
+    return Result(timings, memory.read(), embeddings, fitted, dict(metrics), extra, scores)
 
 
 def _score(
@@ -178,23 +179,23 @@ def _record(
     result: Result,
     shared_timings: dict[str, float],
     shared_peak: dict[str, Any],
-) -> Record:
+) -> RunRecord:
     category, facts = unit.category, bank.facts
     peaks = {k: larger(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
-    dataset = {
-        "name": category.dataset,
-        "category": category.name,
-        "kind": category.kind,
-        "split_digest": facts.split_digest,
-        "n_train": len(category.train),
-        "n_test": len(category.test),
-        "n_anomalous": int(facts.labels.sum()),
-        "has_masks": category.has_masks,
-        "official_split": official_split(category),
-        "image_sizes": facts.image_sizes,
-        "notes": [*category.notes, *facts.notes],
-        "resolution": config.protocol.resolution,
-    }
+    dataset = RunDataset(
+        name=category.dataset,
+        category=category.name,
+        kind=category.kind,
+        split_digest=facts.split_digest,
+        n_train=len(category.train),
+        n_test=len(category.test),
+        n_anomalous=int(facts.labels.sum()),
+        has_masks=category.has_masks,
+        official_split=official_split(category),
+        image_sizes=tuple(facts.image_sizes),
+        notes=(*category.notes, *facts.notes),
+        resolution=config.protocol.resolution,
+    )
     names = [sample_name(category, s) for s in category.test]
     learned = REDUCTIONS[config.model.reduction].learned
     shared = {k: s for k, s in shared_timings.items() if k != "principal_components" or learned}

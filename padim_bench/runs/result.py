@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +15,8 @@ from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
-from padim_bench.records.files import Record
-from padim_bench.records.sealed import SCHEMA_VERSION
+from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.runs import INVALID, OK, Embedding, Extra, RunDataset, RunMemory, RunRecord, Score
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Result:
     memory: dict[str, Any]
     embeddings: list[PatchEmbedding]
     gaussians: list[PatchGaussians] | None = None
-    metrics: dict[str, float] | None = None
-    extra: dict[str, Any] | None = None
+    metrics: dict[str, float | None] | None = None
+    extra: Extra = field(default_factory=Extra)
     scores: Tensor | None = None
     reason: str | None = None
     backbone_error: float = 0.0  # of the features, relative to float32
@@ -57,45 +57,39 @@ def fit_moments(
 def make_record(
     config: RunConfig,
     weights: Weights,
-    dataset: dict[str, Any],
+    dataset: RunDataset,
     result: Result,
     names: Sequence[str],
     labels: Sequence[int],
-) -> Record:
+) -> RunRecord:
     """The record of a run, with the score of every test image (``names`` and ``labels``, in order)."""
     fitted, embeddings = result.gaussians, result.embeddings
     scores = [] if result.scores is None else result.scores.tolist()
-    return {
-        "schema": SCHEMA_VERSION,
-        "id": config.run_id(dataset["split_digest"], weights.sha256),
-        "status": "ok" if result.reason is None else "invalid",
-        "reason": result.reason,
-        "config": config.to_dict(),
-        "dataset": dataset,
-        "weights": weights.to_dict() | ({"resampled": list(result.resampled)} if result.resampled else {}),
-        "embedding": {
-            "n_channels": sum(sum(e.layer_channels) for e in embeddings),
-            "n_features": sum(e.n_features for e in embeddings),
-            "channels_sha256": embeddings[0].digest if len(embeddings) == 1 else [e.digest for e in embeddings],
-            "grid": max(e.grid for e in embeddings),
-        },
-        "backbone_error": result.backbone_error,
-        "folding_error": result.folding_error,
-        "metrics": result.metrics,
-        "extra": result.extra,
-        "strategy_used": "+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
-        "computed_in": "+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
-        "state_bytes": sum(f.state_bytes for f in fitted) if fitted else None,
-        "residual": max(f.residual for f in fitted) if fitted else None,
-        "clamped": sum(f.clamped for f in fitted) if fitted else None,
-        "timings_s": result.timings,
-        "memory": result.memory,
-        "scores": [
-            {"image": name, "label": int(label), "score": float(score)}
-            for name, label, score in zip(names, labels, scores, strict=True)
-        ]
-        if scores
-        else [],
-        "environment": environment(config.execution.device),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return RunRecord(
+        id=config.run_id(dataset.split_digest, weights.tensors_sha256),
+        status=OK if result.reason is None else INVALID,
+        reason=result.reason,
+        config=config,
+        dataset=dataset,
+        weights=WeightsUsed(**weights.to_dict(), resampled=result.resampled),
+        embedding=Embedding(
+            n_channels=sum(sum(e.layer_channels) for e in embeddings),
+            n_features=sum(e.n_features for e in embeddings),
+            channels_sha256=embeddings[0].digest if len(embeddings) == 1 else tuple(e.digest for e in embeddings),
+            grid=max(e.grid for e in embeddings),
+        ),
+        backbone_error=result.backbone_error,
+        folding_error=result.folding_error,
+        metrics=result.metrics,
+        extra=result.extra,
+        strategy_used="+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
+        computed_in="+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
+        state_bytes=sum(f.state_bytes for f in fitted) if fitted else None,
+        residual=max(f.residual for f in fitted) if fitted else None,
+        clamped=sum(f.clamped for f in fitted) if fitted else None,
+        timings_s=result.timings,
+        memory=RunMemory(**result.memory),
+        scores=tuple(map(Score, names, labels, scores)) if scores else (),
+        environment=Environment(**environment(config.execution.device)),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -16,7 +16,8 @@ from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
 from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.records.config import RunConfig
-from padim_bench.records.files import Record, as_read, read_records, write_record
+from padim_bench.records.files import as_read, read_records, write_record
+from padim_bench.records.runs import RunRecord
 from padim_bench.runs.executors import done_elsewhere
 from padim_bench.runs.session import Session
 from padim_bench.runs.travel import Failure, LostError, WorkerDiedError, worker_address
@@ -29,7 +30,7 @@ class Outcome:
 
     config: RunConfig
     path: Path
-    record: Record
+    record: RunRecord
     resumed: bool
 
 
@@ -104,12 +105,12 @@ def run(
 
     said = {note for unit in units for note in unit.notes}
 
-    def keep(unit: Unit, config: RunConfig, record: Record) -> None:
+    def keep(unit: Unit, config: RunConfig, record: RunRecord) -> None:
         read = as_read(record)  # first, so that an interruption never finds a record written and not counted
         outcomes[config] = Outcome(config, write_record(results, record), read, resumed=False)
-        if record["status"] != "ok":
-            on_message(f"{unit.place} {config.model_name} {config.model.strategy}: INVALID: {record['reason']}")
-        for note in read["dataset"].get("notes", ()):
+        if not record.valid:
+            on_message(f"{unit.place} {config.model_name} {config.model.strategy}: INVALID: {record.reason}")
+        for note in read.dataset.notes:
             if note not in said:
                 said.add(note)
                 on_message(f"padim-bench: note: {unit.place}: {note}")
@@ -153,20 +154,20 @@ def run(
     return [outcomes[config] for unit in units for config in unit.configs]
 
 
-def _finished(unit: Unit, existing: dict[str, tuple[Path, Record]], session: Session) -> dict[RunConfig, Outcome]:
+def _finished(unit: Unit, existing: dict[str, tuple[Path, RunRecord]], session: Session) -> dict[RunConfig, Outcome]:
     """Outcomes of the unit's runs that are on record for these very files and weights."""
-    described = {(r["config"]["dataset"], r["config"]["category"]) for _, r in existing.values()}
+    described = {(r.config.dataset, r.config.category) for _, r in existing.values()}
     if not any((config.dataset, config.category) in described for config in unit.configs):  # no need to hash its files
         return {}
     try:
         digest = unit.digest(session)
     except PadimBenchError:  # running it will say so, and so costs no other unit
         return {}
-    ids = {config: config.run_id(digest, unit.weights.sha256) for config in unit.configs}
+    ids = {config: config.run_id(digest, unit.weights.tensors_sha256) for config in unit.configs}
     return {c: Outcome(c, *existing[i], resumed=True) for c, i in ids.items() if i in existing}
 
 
-def _records(unit: Unit, outcomes: Mapping[RunConfig, Outcome]) -> dict[RunConfig, Record]:
+def _records(unit: Unit, outcomes: Mapping[RunConfig, Outcome]) -> dict[RunConfig, RunRecord]:
     return {config: outcomes[config].record for config in unit.configs if config in outcomes}
 
 
@@ -204,9 +205,9 @@ def run_unit(
         unit.run(keep, progress or Progress(None, enabled=False), session or Session())
 
 
-def _run_elsewhere(unit: Unit) -> tuple[list[Record], Failure | None]:
+def _run_elsewhere(unit: Unit) -> tuple[list[RunRecord], Failure | None]:
     """:func:`run_unit` in a worker: the records of the runs that were finished, and what ended the rest."""
-    records: list[Record] = []
+    records: list[RunRecord] = []
     try:
         if worker_address():
             _check_files(unit)

@@ -33,7 +33,7 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.sharing import NEVER, Cost, share, training_cost
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
-from padim_bench.records.files import Record
+from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.budget import HISTOGRAM_BYTES, Group, Key, Layouts, in_groups, key, told
 from padim_bench.runs.result import Result, fit_moments, make_record
 from padim_bench.runs.session import Session
@@ -112,7 +112,7 @@ class SceneUnit:
             f"{', '.join(how)}; about {told(needed)} needed beside the model"
         ]
 
-    def needlessly_rough(self, records: Mapping[RunConfig, Record], session: Session) -> int:
+    def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """None: a scene's pixels are always counted into histograms."""
         return 0
 
@@ -242,7 +242,7 @@ class _Frames:
             self.progress.advance(len(batch) * n_configs)
             yield batch, maps
 
-    def record(self, config: RunConfig, result: Result, digest: str) -> Record:
+    def record(self, config: RunConfig, result: Result, digest: str) -> RunRecord:
         """The record of a configuration. Its times are those that it would have taken alone."""
         tested = result.reason is None
         names, labels = (self.names, self.labels) if tested else ([], [])
@@ -250,19 +250,19 @@ class _Frames:
             if tested or stage in {"train", "backbone_train"}:
                 result.timings[stage] = result.timings.get(stage, 0.0) + seconds
         result.backbone_error, result.folding_error = self.backbone_error, self.backbone.folding_error
-        dataset = {
-            "name": config.dataset,
-            "category": config.category,
-            "kind": "scene",
-            "split_digest": digest,
-            "n_train": self.n_train,
-            "n_test": len(names),
-            "n_anomalous": sum(labels),
-            "has_masks": True,
-            "official_split": None,
-            "image_sizes": sorted(self.sizes["train"].union(self.sizes["test"] if tested else ())),
-            "resolution": config.protocol.resolution,
-        }
+        dataset = RunDataset(
+            name=config.dataset,
+            category=config.category,
+            kind="scene",
+            split_digest=digest,
+            n_train=self.n_train,
+            n_test=len(names),
+            n_anomalous=sum(labels),
+            has_masks=True,
+            official_split=None,
+            image_sizes=tuple(sorted(self.sizes["train"].union(self.sizes["test"] if tested else ()))),
+            resolution=config.protocol.resolution,
+        )
         return make_record(config, self.unit.weights, dataset, result, names, labels)
 
 
@@ -326,4 +326,4 @@ def _score(fitted: Mapping[RunConfig, Result], frames: _Frames) -> None:
             streamed = rocs[config].compute()
             metrics: dict[str, Any] = compute_metrics(labels, result.scores.numpy())
             result.metrics = metrics | {"pixel_auroc": streamed.value}
-            result.extra = {"error_bounds": {"pixel_auroc": streamed.error_bound}}
+            result.extra = Extra(error_bounds={"pixel_auroc": streamed.error_bound})

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 from padim_bench.machine.progress import Progress
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
-from padim_bench.records.files import Record
+from padim_bench.records.runs import RunRecord
 
 if TYPE_CHECKING:
     from padim_bench.runs.plan import Settings
     from padim_bench.runs.session import Session
 
-Keep = Callable[[RunConfig, Record], None]
+Keep = Callable[[RunConfig, RunRecord], None]
 
 
 class Unit(Protocol):
@@ -58,7 +58,7 @@ class Unit(Protocol):
     def statements(self, session: Session) -> list[str]:
         """Lines to say before it runs, on what does not fit the memory limit."""
 
-    def needlessly_rough(self, records: Mapping[RunConfig, Record], session: Session) -> int:
+    def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """How many of its records have error bounds that this memory limit would not need."""
 
     def run(self, keep: Keep, progress: Progress, session: Session) -> None:

@@ -102,7 +102,11 @@ def test_what_is_added_is_run_recorded_and_tabled(cli: CommandLine, tiny: Path, 
         assert answer["resumed"]  # read back, and known by its id
         record = json.loads(Path(answer["record"]).read_text())
         config, dataset = record["config"], record["dataset"]
-        assert (config["reduction"], config["strategy"], config["layers"]) == ("first", "mine", ["layer1", "layer2"])
+        assert (config["model"]["reduction"], config["model"]["strategy"], config["model"]["layers"]) == (
+            "first",
+            "mine",
+            ["layer1", "layer2"],
+        )
         assert (dataset["name"], dataset["kind"], dataset["official_split"]) == (
             "factory", DATASETS["factory"].kinds[dataset["category"]], None,
         )  # fmt: skip

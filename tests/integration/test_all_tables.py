@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from padim_bench import Backbone, PadimBenchError
 from padim_bench.cli import main
+from padim_bench.costs import measure
+from padim_bench.costs.work import Work
 from padim_bench.data.stc import list_scenes, read_frames, stc
 from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.metrics.roc import detection_metrics
@@ -27,7 +30,7 @@ from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
 from padim_bench.records.files import read_records
-from padim_bench.reproduction import measured
+from padim_bench.records.runs import RunRecord
 from padim_bench.runs.plan import Settings, plan_scenes
 from padim_bench.runs.runner import run
 
@@ -73,7 +76,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def test_one_backbone_pass_serves_tables_i_ii_iii_and_v(results: Path, passes: list[int]) -> None:
     # Four single layers' and the sum's and all reductions' embeddings: one pass.
     assert sum(passes) == IMAGES
-    shared = [r for _, r in read_records(results).values() if r["config"]["protocol"]["name"] == "paper"]
+    shared = [r for _, r in read_records(results).values() if r.config.protocol.name == "paper"]
     # Three layers, their sum, all; PCA at two sizes; three drawn reductions at two sizes with two seeds; gaps' own.
     assert len(shared) == 5 + 2 + 3 * 2 * 2 + 1
 
@@ -109,9 +112,9 @@ def test_tables_makes_of_the_records_what_reproduce_made(cli: CommandLine, resul
 def test_means_and_spread_are_those_of_the_records(results: Path) -> None:
     found = [r for _, r in read_records(results).values()]
     drawn = [
-        100 * r["metrics"]["pro"]
+        100 * (r.value("pro") or 0)
         for r in found
-        if (r["config"]["reduction"], r["config"]["n_features"]) == ("semi-orthogonal", 200)
+        if (r.config.model.reduction, r.config.model.n_features) == ("semi-orthogonal", 200)
     ]
     assert len(drawn) == 2
     row = next(
@@ -127,17 +130,17 @@ def test_means_and_spread_are_those_of_the_records(results: Path) -> None:
 
 def test_the_sum_of_layers_is_the_sum_of_what_the_layers_give_alone(results: Path) -> None:
     by_layers = {
-        (r["config"]["fusion"], tuple(r["config"]["layers"])): r
+        (r.config.model.fusion, r.config.layers): r
         for _, r in read_records(results).values()
-        if r["config"]["reduction"] == "none"
+        if r.config.model.reduction == "none"
     }
     alone = [by_layers["concatenate", (f"layer{i}",)] for i in (1, 2, 3)]
     added = by_layers["sum", ("layer1", "layer2", "layer3")]
-    assert [r["embedding"]["grid"] for r in alone] == [[56, 56], [28, 28], [14, 14]]
-    assert added["state_bytes"] == sum(r["state_bytes"] for r in alone)
-    for i, score in enumerate(added["scores"]):  # the maximum of a sum is at most the sum of the maxima
-        maxima = [r["scores"][i]["score"] for r in alone]
-        assert max(maxima) < score["score"] <= sum(maxima) * (1 + 1e-5)
+    assert [r.embedding.grid for r in alone] == [(56, 56), (28, 28), (14, 14)]
+    assert added.state_bytes == sum(r.state_bytes or 0 for r in alone)
+    for i, score in enumerate(added.scores):  # the maximum of a sum is at most the sum of the maxima
+        maxima = [r.scores[i].score for r in alone]
+        assert max(maxima) < score.score <= sum(maxima) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("preset", ["paper", "xiahaifeng1995", "anomalib"])
@@ -166,8 +169,8 @@ def test_pro_by_other_definitions_stands_in_the_gaps_report_alone(results: Path)
 def test_five_versions_of_rd_mvtec_are_averaged(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     assert cli("reproduce", "table6", *OPTIONS, "--data", tiny, "--results", tmp_path).code == 0
     versions = [r for _, r in read_records(tmp_path).values()]
-    assert sorted(r["config"]["protocol"]["version"] for r in versions) == [0, 1, 2, 3, 4]
-    values = [100 * r["metrics"]["pixel_auroc"] for r in versions]
+    assert sorted(r.config.protocol.images.version for r in versions) == [0, 1, 2, 3, 4]
+    values = [100 * (r.value("pixel_auroc") or 0) for r in versions]
     assert len(set(values)) == 5
     row = next(
         r
@@ -209,8 +212,8 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     assert "from histograms, within these points of the exact values: pixel AUROC 0." in text
     assert "DEMO DATA" in text.splitlines()[0]
 
-    record = next(r for _, r in read_records(tmp_path).values() if r["config"]["category"] == "01")
-    assert (record["dataset"]["n_train"], record["dataset"]["n_test"]) == (20, 12)
+    record = next(r for _, r in read_records(tmp_path).values() if r.config.category == "01")
+    assert (record.dataset.n_train, record.dataset.n_test) == (20, 12)
     scene, protocol = stc(campus, "01"), get_protocol("paper-stc")
     test = [frame for clip in scene.test for frame in read_frames(clip, protocol, every=4)]
     train = [frame.image for clip in scene.train for frame in read_frames(clip, protocol, every=4)]
@@ -218,12 +221,12 @@ def test_scenes_run_resume_and_are_within_their_error_bound(
     maps, scores = model.fit(torch.from_numpy(np.stack(train))).score(
         torch.from_numpy(np.stack([f.image for f in test]))
     )
-    np.testing.assert_allclose([s["score"] for s in record["scores"]], scores.numpy(), rtol=1e-4)
+    np.testing.assert_allclose([s.score for s in record.scores], scores.numpy(), rtol=1e-4)
     masks = np.stack([frame.mask for frame in test if frame.mask is not None])
     exact = detection_metrics(masks, maps.numpy()).auroc
-    bound = record["extra"]["error_bounds"]["pixel_auroc"]
+    bound = (record.extra.error_bounds or {})["pixel_auroc"]
     assert 0 < bound < 1e-3
-    assert record["metrics"]["pixel_auroc"] == pytest.approx(exact, abs=bound + 1e-6)
+    assert record.value("pixel_auroc") == pytest.approx(exact, abs=bound + 1e-6)
 
 
 def test_scenes_alone_need_no_other_images_and_run_in_processes(cli: CommandLine, campus: Path, tmp_path: Path) -> None:
@@ -255,36 +258,67 @@ def test_an_unreadable_scene_costs_no_other_table(cli: CommandLine, tiny: Path, 
 def test_a_measurement_that_fails_is_named_and_costs_no_other(
     cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = measured.measure_peak
+    true = measure.in_fresh_process
 
-    def starved(*args: Any, **chosen: Any) -> dict[str, Any]:
-        if chosen["strategy"] == "cholesky":
+    def starved(module: str, asked: dict[str, Any], *others: Any, **more: Any) -> dict[str, Any]:
+        if Work.from_dict(asked).config.model.strategy == "cholesky":
             raise PadimBenchError("ended by SIGKILL, most likely for want of memory")
-        return true(*args, **chosen)
+        return true(module, asked, *others, **more)
 
-    monkeypatch.setattr(measured, "measure_peak", starved)
+    monkeypatch.setattr(measure, "in_fresh_process", starved)
     reply = cli("reproduce", "table8", *OPTIONS, "--data", tiny, "--results", tmp_path)
     assert reply.code == 0
-    assert "memory-grid-r18-rd100-cholesky-paper: not measured: ended by SIGKILL" in reply.err
+    assert "2 of 4: grid R18-Rd100 cholesky float32: FAILED: ended by SIGKILL" in reply.err
     assert "[UNTRAINED RANDOM WEIGHTS]; 2 measurements failed: " in reply.out
     rows = [row for row in _rows(tmp_path / "tables" / "table8.csv") if row["part"] == "peak"]
     assert {row["strategy"] for row in rows} == {"auto"}
-    kinds = [path.name.partition("-")[0] for path in (tmp_path / "measurements").iterdir()]
-    assert sorted(kinds) == ["memory", "memory", "sizes"]
+    assert {row["protocol"] for row in rows} == {"paper", "paper-stc"}
+    assert [path.name.partition("-")[0] for path in (tmp_path / "measurements").iterdir()] == ["sizes"]
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "profiles").iterdir()]
+    assert sorted(record["status"] for record in kept) == ["failed", "failed", "ok", "ok"]
+
+
+def test_a_table_and_a_profile_of_the_same_model_are_one_measurement(
+    cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--data", tiny, "--results", tmp_path, "--weights", "random", "--threads", 1, "--categories", "grid")
+    chosen = ("--backbone", "resnet18", "--seed", 1024, "--strategy", "auto")
+    assert cli("profile", *chosen, *where).code == 0
+    (kept,) = (tmp_path / "profiles").iterdir()
+    written = kept.read_bytes()
+    asked: list[str] = []
+    true = measure.in_fresh_process
+
+    def noted(module: str, *others: Any, **more: Any) -> dict[str, Any]:
+        asked.append(module)
+        return true(module, *others, **more)
+
+    monkeypatch.setattr(measure, "in_fresh_process", noted)
+    reply = cli("reproduce", "table7", "--backbones", "resnet18", *where)
+    assert reply.code == 0, reply.err
+    assert f"measured before ({kept.name}) and not repeated" in reply.err
+    assert asked == ["padim_bench.costs.growth"]
+    assert [path.read_bytes() for path in (tmp_path / "profiles").iterdir()] == [written]
+    assert cli("reproduce", "table7", "--backbones", "resnet18", *where).code == 0
+    assert asked == ["padim_bench.costs.growth"]
+    rows = _rows(tmp_path / "tables" / "table7.csv")
+    assert {row["quantity"].partition(":")[0] for row in rows if row["source"] == "ours"} == {
+        "inference", "training", "growth",
+    }  # fmt: skip
 
 
 def test_a_scene_in_bounded_memory_is_the_same_scene(campus: Path, tmp_path: Path) -> None:
     wanted = Wanted(PaDiMConfig(n_features=2, seed=10, protocol=get_protocol("paper-stc")))
     model, settings = (wanted, resolve_weights("resnet18", "random")), Settings(Execution(batch_size=1))
     scenes = [stc(campus, list_scenes(campus)[1])]
-    found: list[dict[str, Any]] = []
+    found: list[RunRecord] = []
     said: list[str] = []
     for limit in (1 << 40, 1):
         results = tmp_path / str(limit)
         units = plan_scenes(scenes, [model], replace(settings, memory_limit=limit), every=4)
         (outcome,) = run(units, results, on_message=said.append)
         found.append(outcome.record)
-    free, bounded = ([s["score"] for s in r["scores"]] for r in found)
+    free, bounded = ([s.score for s in r.scores] for r in found)
     np.testing.assert_allclose(bounded, free, rtol=1e-4)
     (line,) = said
     assert "features of 20 training frames would take" in line

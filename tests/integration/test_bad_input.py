@@ -23,6 +23,7 @@ from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import Wanted
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec
 from padim_bench.report.tables import build_table
@@ -395,14 +396,14 @@ def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, 
     wanted = Wanted(PaDiMConfig(n_features=20, strategy="explicit-lu"))
     model, settings = (wanted, resolve_weights("resnet18", "random")), Settings()
 
-    def records(category: str) -> list[dict[str, object]]:
+    def records(category: str) -> list[RunRecord]:
         return [o.record for o in run(plan([mvtec(tiny, category)], [model], settings), tmp_path)]
 
     lu_that("is right")
     valid = records("grid")
     lu_that("is wrong")
     invalid = records("bottle")
-    assert (valid[0]["status"], invalid[0]["status"]) == ("ok", "invalid")
+    assert (valid[0].status, invalid[0].status) == ("ok", "invalid")
     table = build_table(load_spec("table3"), {"R18-Rd100": [[*invalid, *valid]]}, {})
     cells = {c.row: c for c in table.cells if c.metric == "pro"}
     assert (cells["bottle"].ours, cells["bottle"].records, cells["bottle"].verdict) == (None, (), "")
@@ -412,7 +413,7 @@ def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, 
     assert cells["all"].paper == cells["grid"].paper
     for text in table_page(table).texts.values():
         assert "INVALID and left out: bottle" in text
-        assert str(invalid[0]["id"])[:12] not in text
+        assert invalid[0].id[:12] not in text
 
 
 def test_a_demo_run_never_hides_weights_that_are_missing_or_corrupt(cli: CommandLine, tmp_path: Path) -> None:

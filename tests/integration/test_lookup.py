@@ -49,7 +49,7 @@ def test_runs_on_record_are_found_without_any_network(
     command = ("run", "--backbone", arch, "--layers", NETWORKS[arch], "--weights", "random", "--json")
     chosen = ("--n-features", f"8,{channels}", "--data", tiny, "--categories", "grid", "--results", tmp_path)
     first = cli(*command, *chosen)
-    assert [run["config"]["n_features"] for run in first.runs] == [8, None]
+    assert [run["config"]["model"]["n_features"] for run in first.runs] == [8, None]
     request.getfixturevalue("no_network")
     again = cli(*command, *chosen)
     assert [run["resumed"] for run in again.runs] == [True, True]

@@ -43,7 +43,7 @@ def test_each_image_is_read_once_for_two_networks(
     if command[0] == "run":
         command = (*command, "--layers", "layer1+layer2")
     reply = cli(*command, *SETTINGS, "--data", tiny, "--results", tmp_path, "--json")
-    assert len({run["config"]["backbone"] for run in reply.runs}) == 2
+    assert len({run["config"]["model"]["backbone"] for run in reply.runs}) == 2
     images = sorted((tiny / "grid").rglob("*.png"))
     assert {path: reads[path] for path in images} == dict.fromkeys(images, 1)
 

@@ -27,7 +27,7 @@ def test_each_configuration_is_measured_and_written_about(done: tuple[Reply, Pat
     reply, results = done
     assert reply.code == 0, reply.err
     profiles = reply.document["profiles"]
-    assert [(p["config"]["strategy"], p["status"], p["resumed"]) for p in profiles] == [
+    assert [(p["config"]["model"]["strategy"], p["status"], p["resumed"]) for p in profiles] == [
         ("cholesky", "ok", False),
         ("diagonal", "lossy", False),
     ]
@@ -55,7 +55,7 @@ def test_what_is_measured_is_not_measured_again(
     before = contents(done[1])
     written = {name: content for name, (content, _) in before.items()}
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # another setting is another measurement
-    monkeypatch.setattr("padim_bench.costs.profile.in_fresh_process", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("padim_bench.costs.measure.in_fresh_process", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(pytest.fail.Exception):
         cli(*command(tiny, done[1]))
     monkeypatch.delenv("OMP_WAIT_POLICY")

@@ -60,14 +60,14 @@ def test_published_protocol_gives_the_independent_numbers(
     category: str, runs: Callable[[str], list[dict[str, object]]]
 ) -> None:
     records = runs(category)
-    assert {r["config"]["strategy"] for r in records} == set(EXACT)
+    assert {r["config"]["model"]["strategy"] for r in records} == set(EXACT)
     for record in records:
         if record["status"] == "invalid":  # batched LU, where the guard fires
-            assert record["config"]["strategy"] == "explicit-lu"
+            assert record["config"]["model"]["strategy"] == "explicit-lu"
             continue
         for key, expected in zip(("image_auroc", "pixel_auroc", "pro"), EXPECTED[category], strict=True):
             value = record["metrics"][key]
-            assert 100 * value == pytest.approx(expected, abs=0.05), (key, record["config"]["strategy"])
+            assert 100 * value == pytest.approx(expected, abs=0.05), (key, record["config"]["model"]["strategy"])
         assert record["residual"] < 2e-5
         assert record["clamped"] == 0
 
@@ -91,7 +91,7 @@ def test_seeds_and_single_choices_move_grid_as_independently_measured(
     settings = Settings(Execution(threads=2))
     units = plan([mvtec(real_data, "grid")], [(one, weights) for one in expected], settings)
     outcomes = run(units, tmp_path)
-    found = {replace(o.config, dataset="", category=""): 100 * o.record["metrics"]["pro"] for o in outcomes}
+    found = {replace(o.config, dataset="", category=""): 100 * (o.record.value("pro") or 0) for o in outcomes}
     for model, pro in expected.items():
         assert found[model_config(model, weights, settings)] == pytest.approx(pro, abs=0.02), model
 
@@ -100,7 +100,10 @@ def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, 
     options = ["--backbones", "wide_resnet50_2,tf_efficientnet_b5", "--weights", "random", "--categories", "bottle"]
     options += ["--data", str(real_data), "--threads", "2", "--results", str(tmp_path)]
     assert main(["reproduce", "table3", "table5", *options]) == 0
-    records = {r["config"]["backbone"]: r for r in (json.loads(p.read_text()) for p in tmp_path.glob("records/*.json"))}
+    records = {
+        r["config"]["model"]["backbone"]: r
+        for r in (json.loads(p.read_text()) for p in tmp_path.glob("records/*.json"))
+    }
     assert records["wide_resnet50_2"]["embedding"]["n_features"] == 550
     assert records["tf_efficientnet_b5"]["embedding"]["n_features"] == 344
     for record in records.values():
@@ -188,10 +191,10 @@ def test_wr50_rd550_fits_and_scores_inside_8_gb(real_data: Path, tmp_path: Path)
     records = [json.loads(p.read_text()) for p in (tmp_path / "records").glob("*.json")]
     assert len(records) == len(EXACT)
     valid = [r for r in records if r["status"] == "ok"]
-    assert {r["config"]["strategy"] for r in valid} >= set(EXACT) - {"explicit-lu"}
+    assert {r["config"]["model"]["strategy"] for r in valid} >= set(EXACT) - {"explicit-lu"}
     for record in valid:
         assert record["embedding"]["grid"] == [56, 56]
-        assert record["memory"]["peak_rss_bytes"] < 8e9, record["config"]["strategy"]
+        assert record["memory"]["peak_rss_bytes"] < 8e9, record["config"]["model"]["strategy"]
         assert record["residual"] < 2e-5
     for key in ("image_auroc", "pixel_auroc", "pro"):
         values = [r["metrics"][key] for r in valid]

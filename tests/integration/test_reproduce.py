@@ -7,10 +7,10 @@ import json
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 from support import CommandLine, assert_refused, contents, record_files, start, unescaped
@@ -23,6 +23,7 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.padim.strategies import strategy_names
 from padim_bench.protocols import PROTOCOLS
 from padim_bench.records.files import check_mergeable, read_records
+from padim_bench.records.runs import RunRecord
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, specs_folder
 from padim_bench.report.tables import build_table
@@ -43,9 +44,9 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(results: Path) -> dict[str, dict[str, Any]]:
+def records(results: Path) -> dict[str, RunRecord]:
     """The record of each category."""
-    return {record["config"]["category"]: record for _, record in read_records(results).values()}
+    return {record.config.category: record for _, record in read_records(results).values()}
 
 
 def _rows(results: Path, table: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -72,15 +73,15 @@ def test_every_table_is_written_in_three_formats_with_an_index(results: Path) ->
     assert len(record_files(results)) == 3  # both tables are of the same runs
 
 
-def test_our_numbers_are_those_of_the_records(results: Path, records: dict[str, dict[str, Any]]) -> None:
+def test_our_numbers_are_those_of_the_records(results: Path, records: dict[str, RunRecord]) -> None:
     assert set(records) == {"bottle", "grid", "leather"}
     for table, metrics in (("table3", ("pixel_auroc", "pro")), ("table5", ("image_auroc",))):
         rows = _rows(results, table)
         for metric in metrics:
             for category, record in records.items():
-                value, row = record["metrics"][metric], rows[metric, category]
+                value, row = record.value(metric), rows[metric, category]
                 assert row["ours"] == ("" if value is None else f"{100 * value:.2f}")
-                assert row["records"] == ("" if value is None else record["id"][:12])
+                assert row["records"] == ("" if value is None else record.id[:12])
     assert _rows(results, "table3")["pro", "leather"]["ours"] == ""
 
 
@@ -96,13 +97,13 @@ def test_the_papers_numbers_are_those_of_its_file(results: Path) -> None:
             assert float(rows[metric, group]["paper_printed"]) == printed[metric, group]
 
 
-def test_means_are_recomputed_over_the_categories_present(results: Path, records: dict[str, dict[str, Any]]) -> None:
+def test_means_are_recomputed_over_the_categories_present(results: Path, records: dict[str, RunRecord]) -> None:
     rows, printed = _rows(results, "table3"), _printed("table3", "PaDiM-R18-Rd100")
     full = {"texture": 5, "object": 10, "all": 15}
     for metric in ("pixel_auroc", "pro"):
         for group, names in PRESENT.items():
             row = rows[metric, group]
-            ours = fmean(100 * records[name]["metrics"][metric] for name in names)
+            ours = fmean(100 * (records[name].value(metric) or 0) for name in names)
             assert float(row["ours"]) == pytest.approx(ours, abs=0.00501)
             assert float(row["paper"]) == pytest.approx(fmean(printed[metric, name] for name in names), abs=0.00501)
             assert (int(row["categories"]), int(row["of"])) == (len(names), full[group])
@@ -203,7 +204,7 @@ def test_json_is_one_document_of_tables_and_runs(cli: CommandLine, tiny: Path, r
 
 
 def test_without_json_a_summary_is_printed_that_counts_the_cells_of_the_files(
-    cli: CommandLine, tiny: Path, results: Path, records: dict[str, dict[str, Any]]
+    cli: CommandLine, tiny: Path, results: Path, records: dict[str, RunRecord]
 ) -> None:
     reply = cli(*TABLES, *OPTIONS, "--data", tiny, "--results", results)
     assert reply.code == 0
@@ -231,7 +232,7 @@ def test_the_pages_are_printed_when_asked_for(cli: CommandLine, tiny: Path, resu
     assert "table3" not in reply.out
 
 
-def test_the_same_records_give_the_same_bytes(results: Path, records: dict[str, dict[str, Any]]) -> None:
+def test_the_same_records_give_the_same_bytes(results: Path, records: dict[str, RunRecord]) -> None:
     spec = load_spec("table3")
     runs = {"R18-Rd100": [[records[name] for name in ("grid", "leather", "bottle")]]}
     not_asked_for = ("WR50-Rd550", "EfficientNet-B5")
@@ -241,17 +242,18 @@ def test_the_same_records_give_the_same_bytes(results: Path, records: dict[str, 
         assert texts == {(results / "tables" / f"table3.{suffix}").read_text()}
 
 
-def _another_split(record: dict[str, Any]) -> None:
-    record["dataset"]["split_digest"] = "0" * 64
+def _another_split(record: RunRecord) -> RunRecord:
+    return replace(record, dataset=replace(record.dataset, split_digest="0" * 64))
 
 
-def _other_weights(record: dict[str, Any]) -> None:
-    record["dataset"]["category"] = "tile"
-    record["weights"]["sha256"] = "0" * 64
+def _other_weights(record: RunRecord) -> RunRecord:
+    dataset, weights = replace(record.dataset, category="tile"), replace(record.weights, tensors_sha256="0" * 64)
+    return replace(record, dataset=dataset, weights=weights)
 
 
-def _another_major_version(record: dict[str, Any]) -> None:
-    record["environment"]["versions"]["padim-bench"] = "77.0.0"
+def _another_major_version(record: RunRecord) -> RunRecord:
+    versions = record.environment.versions | {"padim-bench": "77.0.0"}
+    return replace(record, environment=replace(record.environment, versions=versions))
 
 
 @pytest.mark.parametrize(
@@ -263,18 +265,16 @@ def _another_major_version(record: dict[str, Any]) -> None:
     ],
 )
 def test_records_that_do_not_measure_the_same_are_not_merged(
-    records: dict[str, dict[str, Any]], change: Callable[[dict[str, Any]], None], named: str
+    records: dict[str, RunRecord], change: Callable[[RunRecord], RunRecord], named: str
 ) -> None:
-    other = deepcopy(records["bottle"]) | {"id": "f" * 64}
+    other = replace(records["bottle"], id="f" * 64)
     check_mergeable([*records.values(), other])
-    change(other)
     with pytest.raises(PadimBenchError, match=named):
-        check_mergeable([*records.values(), other])
+        check_mergeable([*records.values(), change(other)])
 
 
-def test_records_of_two_datasets_are_not_put_into_one_table(records: dict[str, dict[str, Any]]) -> None:
-    other = deepcopy(records["bottle"])
-    other["dataset"]["name"] = "demo"
+def test_records_of_two_datasets_are_not_put_into_one_table(records: dict[str, RunRecord]) -> None:
+    other = replace(records["bottle"], dataset=replace(records["bottle"].dataset, name="demo"))
     with pytest.raises(PadimBenchError, match="one dataset"):
         build_table(load_spec("table3"), {"R18-Rd100": [[records["grid"], other]]}, {})
 

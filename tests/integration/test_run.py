@@ -62,9 +62,10 @@ def test_json_is_one_document_with_the_documented_keys(cli: CommandLine, tiny: P
     assert [run["category"] for run in reply.runs] == ["bottle", "grid"]
     for run in reply.runs:
         config = run["config"]
-        assert (config["backbone"], config["n_features"], config["seed"]) == ("resnet18", 50, 7)
-        assert (config["strategy"], config["dtype"], config["threads"]) == ("whitening", "float16", 1)
-        assert config["protocol"]["name"] == "anomalib"
+        model, execution = config["model"], config["execution"]
+        assert (model["backbone"], model["n_features"], model["seed"]) == ("resnet18", 50, 7)
+        assert (model["strategy"], model["storage"], execution["threads"]) == ("whitening", "float16", 1)
+        assert model["protocol"]["name"] == "anomalib"
         assert set(run["metrics"]) == METRICS
         assert all(0 <= value <= 1 for value in run["metrics"].values())
         assert {"fit", "score"} <= set(run["timings_s"])
@@ -132,7 +133,7 @@ def test_only_what_is_missing_is_computed(
     assert cli(*command, "--categories", "bottle").code == 0
     before, seen = contents(tmp_path), _count_images(monkeypatch)
     reply = cli(*command, "--categories", "bottle,grid", "--strategy", "cholesky,diagonal")
-    assert [(r["category"], r["config"]["strategy"], r["resumed"]) for r in reply.runs] == [
+    assert [(r["category"], r["config"]["model"]["strategy"], r["resumed"]) for r in reply.runs] == [
         ("bottle", "cholesky", True),
         ("bottle", "diagonal", False),
         ("grid", "cholesky", False),
@@ -171,7 +172,11 @@ def test_several_backbones_in_one_command_are_the_runs_of_one_command_each(
     kept = contents(tmp_path / "records")
     for name in ("resnet18", "resnet34"):
         (alone,) = cli(*command, "--backbone", name, "--dtype", "float16", "--json").runs
-        assert (alone["config"]["backbone"], alone["config"]["dtype"], alone["resumed"]) == (name, "float16", True)
+        assert (alone["config"]["model"]["backbone"], alone["config"]["model"]["storage"], alone["resumed"]) == (
+            name,
+            "float16",
+            True,
+        )
     assert contents(tmp_path / "records") == kept
 
 
@@ -190,7 +195,7 @@ def test_a_record_holds_its_provenance_and_nothing_personal(cli: CommandLine, ti
     reply = cli(*RUN, "--data", tiny, "--categories", "bottle", "--results", tmp_path, "--json")
     text = Path(reply.runs[0]["record"]).read_text()
     record = json.loads(text)
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["status"] == "ok"
     assert record["dataset"]["split_digest"] == split_digest(mvtec(tiny, "bottle"))
     assert {k: record["dataset"][k] for k in ("name", "category", "n_train", "n_test", "n_anomalous")} == {
@@ -266,7 +271,7 @@ def test_plain_folders_are_a_dataset(cli: CommandLine, tiny: Path, tmp_path: Pat
 def test_another_number_of_threads_is_another_record(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     command = (*RUN, "--data", tiny, "--categories", "bottle", "--results", tmp_path, "--json")
     runs = [cli(*command, "--threads", n).runs[0] for n in (1, 2)]
-    assert [run["config"]["threads"] for run in runs] == [1, 2]
+    assert [run["config"]["execution"]["threads"] for run in runs] == [1, 2]
     assert len(record_files(tmp_path)) == 2
 
 
@@ -275,7 +280,7 @@ def test_a_rounding_backbone_is_recorded_with_its_error(cli: CommandLine, tiny: 
     (exact,) = cli(*command).runs
     (rounded,) = cli(*command, "--backbone-dtype", "bfloat16").runs
     errors = [json.loads(Path(run["record"]).read_text())["backbone_error"] for run in (exact, rounded)]
-    assert (rounded["config"]["backbone_dtype"], rounded["resumed"]) == ("bfloat16", False)
+    assert (rounded["config"]["model"]["backbone_dtype"], rounded["resumed"]) == ("bfloat16", False)
     assert errors[0] == 0 < errors[1] < 0.05
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from support import CommandLine, assert_refused
 
 from padim_bench.protocols import get_protocol
 from padim_bench.records.files import record_path, write_record
+from padim_bench.records.runs import RunRecord
 from padim_bench.reproduction.kinds import KINDS
 from padim_bench.reproduction.pages import page_names
 from tests.drawn_records import ENVIRONMENT, WEIGHTS, run_config, run_record
@@ -48,7 +50,7 @@ def test_the_committed_pages_are_made_of_the_committed_records_byte_for_byte_wit
     assert {name for name in differing if not name.startswith("figures/")} == set()
 
 
-def _folder(folder: Path, *records: dict[str, Any]) -> Path:
+def _folder(folder: Path, *records: RunRecord) -> Path:
     for record in records:
         write_record(folder, record)
     return folder
@@ -87,7 +89,7 @@ def test_the_seeds_shown_are_those_that_hold_most_runs_over_the_same_categories(
 
 def test_a_mean_over_seeds_is_that_of_the_records(cli: CommandLine, two: tuple[Path, Path], tmp_path: Path) -> None:
     assert cli("tables", "table3", "--results", two[0], "--out", tmp_path / "out").code == 0
-    values = [100 * run_record(run_config("bottle", seed))["metrics"]["pixel_auroc"] for seed in range(10)]
+    values = [100 * (run_record(run_config("bottle", seed)).value("pixel_auroc") or 0) for seed in range(10)]
     mean = sum(values) / 10
     sd = (sum((v - mean) ** 2 for v in values) / 9) ** 0.5
     assert _rows(tmp_path / "out" / "tables" / "table3.md")["bottle"][1] == f"{mean:.2f} ± {sd:.2f}"
@@ -113,19 +115,16 @@ def test_two_folders_make_the_pages_of_one_that_holds_both(
     ("change", "field"),
     [
         ({"dataset": {"split_digest": "e" * 64}}, "split of mvtec-ad/grid"),
-        ({"weights": {"sha256": "d" * 64}}, "weights of resnet18"),
-        ({"environment": {"versions": ENVIRONMENT["versions"] | {"padim-bench": "1.0.0"}}}, "major version"),
+        ({"weights": {"tensors_sha256": "d" * 64}}, "weights of resnet18"),
+        ({"environment": {"versions": ENVIRONMENT.versions | {"padim-bench": "1.0.0"}}}, "major version"),
     ],
 )
 def test_what_may_not_merge_is_refused_and_both_records_are_named(
     cli: CommandLine, tmp_path: Path, change: dict[str, dict[str, Any]], field: str
 ) -> None:
     ours = run_record(run_config("grid", 0))
-    config = run_config("grid", 1)
-    theirs = run_record(config)
-    for name, members in change.items():
-        theirs[name] = theirs[name] | members
-    theirs["id"] = config.run_id(theirs["dataset"]["split_digest"], theirs["weights"]["sha256"])
+    changes = {name: replace(getattr(ours, name), **members) for name, members in change.items()}
+    theirs = run_record(run_config("grid", 1), **({"dataset": replace(ours.dataset)} | changes))
     folders = _folder(tmp_path / "a", ours), _folder(tmp_path / "b", theirs)
     reply = cli("tables", "--results", *folders, "--out", tmp_path / "out")
     assert_refused(reply, field)
@@ -158,7 +157,7 @@ def test_trained_weights_are_named_and_what_is_not_on_record_too(cli: CommandLin
     reply = cli("tables", "--results", folder)
     assert reply.code == 0
     text = (folder / "tables" / "table3.md").read_text()
-    assert WEIGHTS["label"] in text
+    assert WEIGHTS.label in text
     assert "- WR50-Rd550: not run: no record of it here." in text
     index = (folder / "README.md").read_text()
     assert "Not run here: WR50-Rd550, EfficientNet-B5." in index

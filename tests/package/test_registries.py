@@ -48,8 +48,9 @@ def test_a_record_of_before_a_metric_was_added_is_read_and_one_that_lost_one_is_
     later = Metric("later", "Later", "image", lambda e: float(e.scores.max()), required=False)
     monkeypatch.setitem(METRICS, "later", later)
     ((_, record),) = read_records(tmp_path).values()
-    del record["metrics"]["pro"]
-    path.write_text(sealed(to_json({k: v for k, v in record.items() if k != "sha256"}) + "\n"))
+    stored = record.to_dict()
+    del stored["metrics"]["pro"]
+    path.write_text(sealed(to_json(stored) + "\n"))
     with pytest.raises(PadimBenchError, match=r"\(metrics\.pro: "):
         read_records(tmp_path)
 

@@ -91,12 +91,6 @@ def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -
     assert torch.get_num_threads() == threads
 
 
-def test_epsilon_is_kept_whole_in_float16_storage() -> None:
-    fitted = fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="woodbury", storage="float16")
-    assert fitted.state["rows"].dtype == torch.float16
-    assert fitted.state["epsilon"][0].item() == pytest.approx(0.01, rel=1e-7)
-
-
 @pytest.mark.parametrize("tiling", [Tiling(together_bytes=0), MEASURED], ids=["a thread to a tile", "all on one"])
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from padim_bench import PaDiM, PadimBenchError, create_backbone
-from padim_bench.padim.files import digest
+from padim_bench.padim.digests import tensors_digest
 from tests.spoil import edited, flipped, outcomes, ruined
 
 TRAIN, TEST = (
@@ -46,7 +46,7 @@ def parts(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def saved(path: Path, about: Any, tensors: dict[str, Tensor], seal: str | None = None) -> Path:
     """Such a file with a digest that is right, unless another is given."""
     text = json.dumps(about)
-    save_file(tensors, path, {"padim_bench": text, "sha256": digest(text, tensors) if seal is None else seal})
+    save_file(tensors, path, {"padim_bench": text, "sha256": tensors_digest(tensors, text) if seal is None else seal})
     return path
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_model_any_more_is_refused(fitted: Path, tmp_path: Path) -> N
         (tmp_path / f"whole{i}").write_bytes(content)
         cases[f"whole {i}"] = scores(tmp_path / f"whole{i}")
     for i, text in enumerate(t.decode("utf-8", "ignore") for t in texts):
-        seal = {"padim_bench": text, "sha256": digest(text, tensors)}
+        seal = {"padim_bench": text, "sha256": tensors_digest(tensors, text)}
         save_file(tensors, tmp_path / f"about{i}", seal)
         cases[f"about {i}: {text[:30]!r}"] = scores(tmp_path / f"about{i}")
     (tmp_path / "folder").mkdir()
@@ -89,7 +89,9 @@ def test_an_edited_model_is_refused_and_with_a_new_digest_gives_no_traceback(fit
     draw, (about, tensors) = random.Random(7), parts(fitted)
     expected, cases = scores(fitted)(), {}
     for i in range(30):
-        path = saved(tmp_path / f"plain{i}", edited(about, draw), tensors, seal=digest(json.dumps(about), tensors))
+        path = saved(
+            tmp_path / f"plain{i}", edited(about, draw), tensors, seal=tensors_digest(tensors, json.dumps(about))
+        )
         cases[f"edit {i}"] = scores(path)
     assert outcomes(cases, expected, str(tmp_path))["refused"] == 30
     cases = {}

@@ -174,11 +174,11 @@ def test_auto_takes_the_smallest_exact_one() -> None:
     assert 550 * 550 / stored > 9  # toothbrush, nine times smaller than dense
 
 
-def test_a_lone_number_is_kept_whole_beside_rows_in_half_precision() -> None:
+def test_bytes_are_those_of_the_state_in_its_storage_and_of_the_means() -> None:
     stored = STRATEGIES["woodbury"].stored(5, 12, torch.float16)
-    assert stored == {"rows": ((4, 12), torch.float16), "epsilon": ((1,), torch.float32)}
-    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float16) == 2 * 4 * 12 + 4 + 4 * 12
-    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float64) == 8 * (4 * 12 + 1 + 12)
+    assert stored == {"rows": ((4, 12), torch.float16)}
+    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float16) == 2 * 4 * 12 + 4 * 12
+    assert STRATEGIES["woodbury"].state_bytes(5, 12, torch.float64) == 8 * (4 * 12 + 12)
 
 
 def test_unknown_strategy_lists_the_known() -> None:

@@ -70,7 +70,7 @@ def _ours(options: dict[str, Any], given: Inputs) -> dict[str, float]:
         (outcome,) = run(
             plan([mvtec(given["root"], given["category"])], [(Wanted(model), weights)], settings), Path(folder)
         )
-    return {key: outcome.record["metrics"][key] for key in ("image_auroc", "pixel_auroc", "pro")}
+    return {key: outcome.record.value(key) or 0.0 for key in ("image_auroc", "pixel_auroc", "pro")}
 
 
 def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any]:

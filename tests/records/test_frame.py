@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from padim_bench import PadimBenchError, load_results
 from padim_bench.records.files import write_record
-from tests.drawn_records import METRICS, run_config, run_record
+from tests.drawn_records import ENVIRONMENT, METRICS, WEIGHTS, run_config, run_record
 
 COMMITTED = Path(__file__).parents[2] / "results"
 
@@ -20,18 +21,18 @@ def test_a_line_is_a_run_and_a_metric(tmp_path: Path) -> None:
     frame = load_results(tmp_path)
     assert len(frame) == len(records) * len(METRICS)
     for record in records:
-        mine = frame[frame.record == record["id"]]
-        assert dict(zip(mine.metric, mine.value, strict=True)) == record["metrics"]
+        mine = frame[frame.record == record.id]
+        assert dict(zip(mine.metric, mine.value, strict=True)) == record.metrics
         assert set(mine.model) == {"R18-Rd100"}
         assert set(mine.machine) == {"a CPU, 1 thread"}
-        assert (mine.seed == record["config"]["seed"]).all()
+        assert (mine.seed == record.config.model.seed).all()
     assert set(frame.dataset) == {"mvtec-ad"}
     assert set(frame.storage) == {"float32"}
 
 
 def test_a_run_of_two_folders_is_there_once_and_the_first_counts(tmp_path: Path) -> None:
-    ours, theirs = run_record(run_config()), run_record(run_config())
-    theirs["environment"] = theirs["environment"] | {"cpu": "another"}
+    another = replace(ENVIRONMENT, cpu="another")
+    ours, theirs = run_record(run_config()), run_record(run_config(), environment=another)
     for name, record in (("a", ours), ("b", theirs)):
         write_record(tmp_path / name, record)
     frame = load_results(tmp_path / "a", tmp_path / "b")
@@ -63,10 +64,8 @@ def test_the_committed_results_give_the_mean_that_table_iii_prints() -> None:
 
 
 def test_what_pages_refuse_to_merge_is_refused_here_too(tmp_path: Path) -> None:
-    config = run_config("bottle", 1)
-    ours, theirs = run_record(run_config()), run_record(config)
-    theirs["weights"] = theirs["weights"] | {"sha256": "d" * 64}
-    theirs["id"] = config.run_id(theirs["dataset"]["split_digest"], "d" * 64)
+    others = replace(WEIGHTS, tensors_sha256="d" * 64)
+    ours, theirs = run_record(run_config()), run_record(run_config("bottle", 1), weights=others)
     for name, record in (("a", ours), ("b", theirs)):
         write_record(tmp_path / name, record)
     with pytest.raises(PadimBenchError, match="differing weights of resnet18"):

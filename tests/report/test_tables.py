@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from statistics import fmean, stdev
 from typing import Any
@@ -16,46 +17,32 @@ import pytest
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.machine.console import printable
+from padim_bench.records.runs import Extra, RunRecord
 from padim_bench.report.page import NONE
 from padim_bench.report.render import table_page
 from padim_bench.report.spec import load_spec, read_paper, specs_folder
 from padim_bench.report.tables import Table, build_table
+from tests.drawn_records import WEIGHTS, run_config, run_record
 
-Record = dict[str, Any]
 NAMES = [f"table{n}" for n in range(1, 7)]
 KINDS = dict.fromkeys(MVTEC_TEXTURES, "texture") | dict.fromkeys(MVTEC_OBJECTS, "object")
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 _ids = count()
 
 
-def record(category: str, values: Mapping[str, float | None] | None, **about: Any) -> Record:
-    """The least that a table needs of a run; ``values`` in percent, None for an invalid run."""
-    dataset, seed, reduction = about.get("dataset", "mvtec-ad"), about.get("seed", 0), about.get("reduction", "random")
+def record(category: str, values: Mapping[str, float | None] | None, **about: Any) -> RunRecord:
+    """A run with these values in percent, None for an invalid one; ``about`` says more of it."""
+    dataset, kind = about.pop("dataset", "mvtec-ad"), about.pop("kind", KINDS.get(category, ""))
+    official = about.pop("official", True if dataset == "mvtec-ad" else None)
+    weights = replace(WEIGHTS, trained=about.pop("trained", True))
+    changes = {name: about.pop(name) for name in ("extra",) if name in about}
+    config = run_config(category, about.pop("seed", 0), dataset=dataset, **about)
     metrics = None
     if values is not None:
         metrics = {m: None if (v := values.get(m)) is None else v / 100 for m in METRICS}
-    return {
-        "id": f"{next(_ids):064x}"[::-1],
-        "status": "ok" if values is not None else "invalid",
-        "metrics": metrics,
-        "strategy_used": "cholesky" if values is not None else None,
-        "dataset": {
-            "name": dataset, "category": category, "kind": about.get("kind", KINDS.get(category, "")),
-            "has_masks": True, "official_split": True if dataset == "mvtec-ad" else None, "image_sizes": ["900x900"],
-            "resolution": "paper-224", "split_digest": "0",
-        },
-        "weights": {"label": "resnet18.tv_in1k", "trained": about.get("trained", True), "note": ""},
-        "config": {
-            "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"], "reduction": reduction, "seed": seed,
-            "fusion": about.get("fusion", "concatenate"), "strategy": "cholesky", "dtype": "float32", "threads": 1,
-            "backbone_dtype": about.get("backbone_dtype", "float32"),
-            "protocol": {"name": "paper"},
-        },
-        "embedding": {"n_channels": 448, "n_features": 100},
-        "environment": {
-            "commit": "", "dirty": False, "cpu": "a CPU", "versions": {"padim-bench": "1", "torch": "2", "timm": "1"},
-        },
-    }  # fmt: skip
+    made = run_record(config, invalid="" if values is not None else "wrong", weights=weights)
+    where = replace(made.dataset, kind=kind, official_split=official)
+    return replace(made, id=f"{next(_ids):064x}"[::-1], dataset=where, metrics=metrics, **changes)
 
 
 def both(value: float) -> dict[str, float]:
@@ -302,8 +289,7 @@ def test_a_demo_shows_none_of_the_papers_numbers(name: str) -> None:
 
 
 def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
-    one = record("carpet", both(50.0), trained=False)
-    one["dataset"]["official_split"] = False
+    one = record("carpet", both(50.0), trained=False, official=False)
     table = build_table(load_spec("table3"), {"R18-Rd100": [[one]]}, {})
     assert table.heading.endswith("[NOT THE OFFICIAL SPLIT: CARPET] [UNTRAINED RANDOM WEIGHTS]")
     assert table_page(table).texts[".md"].startswith(f"# {table.heading}\n")
@@ -312,18 +298,19 @@ def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
 
 def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() -> None:
     spec = load_spec("table3")
-    of = {name: record(name, both(97)) for name in ("carpet", "bottle", "grid")}
-    runs = {"R18-Rd100": [list(of.values())]}
-    assert not any("histograms" in fact for fact in build_table(spec, runs, {}).facts)
-    of["bottle"]["extra"] = {"error_bounds": {"pixel_auroc": 0.000212, "pro": None}}
-    of["grid"]["extra"] = {"error_bounds": {"pixel_auroc": 0.0001, "pro": 0.01}}
-    of["carpet"]["extra"] = {}
+
+    def with_bounds(**bounds: dict[str, float | None] | None) -> Table:
+        runs = [record(name, both(97), extra=Extra(error_bounds=found)) for name, found in bounds.items()]
+        return build_table(spec, {"R18-Rd100": [runs]}, {})
+
+    assert not any("histograms" in fact for fact in with_bounds(carpet=None, bottle=None).facts)
+    bottle, grid = {"pixel_auroc": 0.000212, "pro": None}, {"pixel_auroc": 0.0001, "pro": 0.01}
     assert (
         "pixel metrics of bottle, grid from histograms, within these points of the exact values: "
         "pixel AUROC 0.03, PRO 1"
-    ) in build_table(spec, runs, {}).facts
-    of["carpet"]["extra"] = {"error_bounds": {"pixel_auroc": None}}
-    assert "ixel metrics of all from histograms" in table_page(build_table(spec, runs, {})).texts[".md"]
+    ) in with_bounds(carpet=None, bottle=bottle, grid=grid).facts
+    of_all = with_bounds(carpet={"pixel_auroc": None}, bottle=bottle, grid=grid)
+    assert "ixel metrics of all from histograms" in table_page(of_all).texts[".md"]
 
 
 def test_a_backbone_that_rounds_stands_in_the_title() -> None:

@@ -27,7 +27,7 @@ from padim_bench.padim.sharing import share, training_cost
 from padim_bench.padim.weights import Weights, resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, RunConfig, Wanted
-from padim_bench.records.files import Record
+from padim_bench.records.runs import RunRecord
 from padim_bench.runs import scenes as scenes_module
 from padim_bench.runs.budget import HISTOGRAM_BYTES, Layouts, key
 from padim_bench.runs.executors import open_executor
@@ -117,17 +117,17 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     return seen
 
 
-def numbers(record: Record) -> dict[str, Any]:
+def numbers(record: RunRecord) -> dict[str, Any]:
     """All of a record but time, memory and place."""
     other = {"timings_s", "memory", "environment", "finished"}
-    return {name: value for name, value in record.items() if name not in other}
+    return {name: value for name, value in record.to_dict().items() if name not in other}
 
 
 def test_five_models_of_a_network_decode_each_frame_once_and_pass_it_once(
     scenes: list[Scene], models: list[Model], tmp_path: Path, passes: list[int], decoded: Counter[Path]
 ) -> None:
     outcomes = run(plan_scenes(scenes[:1], models, SETTINGS), tmp_path)
-    assert len({outcome.record["id"] for outcome in outcomes}) == 5
+    assert len({outcome.record.id for outcome in outcomes}) == 5
     frames = [path for path in sorted(scenes[0].root.rglob("*.png")) if path.parent.name.startswith("01_")]
     assert decoded == dict.fromkeys(frames, 1)
     assert sum(passes) == TRAIN + TEST == len(frames)
@@ -140,8 +140,8 @@ def test_a_model_among_others_has_the_numbers_that_it_has_alone(
     for model, outcome in zip(models, together, strict=True):
         (alone,) = run(plan_scenes(scenes[:1], [model], SETTINGS), tmp_path / "alone")
         assert numbers(alone.record) == numbers(outcome.record)
-        assert outcome.record["dataset"]["n_test"] == len(outcome.record["scores"]) == TEST
-        assert outcome.record["timings_s"].keys() == {"train", "backbone_train", "fit", "test", "backbone_test"}
+        assert outcome.record.dataset.n_test == len(outcome.record.scores) == TEST
+        assert outcome.record.timings_s.keys() == {"train", "backbone_train", "fit", "test", "backbone_test"}
 
 
 def test_models_that_do_not_fit_the_limit_together_take_turns_and_a_line_says_so(
@@ -287,9 +287,9 @@ def test_a_model_that_cannot_be_fitted_costs_no_other(
     monkeypatch.setattr(scenes_module, "fit_moments", fit)
     said: list[str] = []
     outcomes = run(plan_scenes(scenes[:1], models, SETTINGS), tmp_path, on_message=said.append)
-    assert [outcome.record["status"] for outcome in outcomes] == ["ok"] * 4 + ["invalid"]
+    assert [outcome.record.status for outcome in outcomes] == ["ok"] * 4 + ["invalid"]
     assert said == ["scene 01 R18-Rd4 whitening: INVALID: wrong on this machine"]
-    assert (outcomes[-1].record["scores"], outcomes[-1].record["dataset"]["n_test"]) == ([], 0)
+    assert (outcomes[-1].record.scores, outcomes[-1].record.dataset.n_test) == ((), 0)
 
 
 @pytest.mark.parametrize("unfit", [{"reduction": "pca"}, {"fusion": "sum", "n_features": None}])

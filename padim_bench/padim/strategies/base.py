@@ -122,11 +122,7 @@ class Strategy:
 
     def stored(self, n: int, d: int, storage: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """The state's tensors by name, each as it is at one position: its shape, and the dtype it is kept in."""
-        whole = working_dtype(storage)
-        return {  # a lone number costs nothing to keep whole
-            name: (shape, whole if math.prod(shape) == 1 and d > 1 else storage)
-            for name, shape in self.shapes(n, d).items()
-        }
+        return {name: (shape, storage) for name, shape in self.shapes(n, d).items()}
 
     def state_bytes(self, n: int, d: int, storage: torch.dtype) -> int:
         """Bytes of the state and the mean at one position, fitted to n images in D dimensions."""

@@ -30,8 +30,6 @@ def fit(chunk: PositionChunk) -> State:
     factor = cholesky_factor(gram, chunk.epsilon)
     return {
         "rows": rows,
-        # Read by nothing, but saved models have it (format 3), and stated sizes count it.
-        "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon),
         **triangular.trimmed(triangular.triangular_inverse(factor), "factor"),
     }
 
@@ -55,7 +53,7 @@ def _solve(state: State, right: Tensor) -> Tensor:
 
 def _shapes(n: int, d: int) -> dict[str, tuple[int, ...]]:
     rank = min(n - 1, d)
-    return {"rows": (rank, d), "epsilon": (1,), **triangular.shapes(rank, "factor")}
+    return {"rows": (rank, d), **triangular.shapes(rank, "factor")}
 
 
 STRATEGY = Strategy(

@@ -28,8 +28,7 @@ def fit(chunk: PositionChunk) -> State:
     # (1 - 1 / root) / l with l = epsilon (root - 1) (root + 1): no 0 / 0 for directions without variance.
     scale = (1 / (chunk.epsilon * root * (root + 1))).sqrt()
     rows = (basis * scale.unsqueeze(2)).contiguous()
-    # Read by nothing, but saved models have it (format 3), and stated sizes count it.
-    return {"rows": rows, "epsilon": torch.full_like(rows[:, :1, 0], chunk.epsilon)}
+    return {"rows": rows}
 
 
 def image_rows(chunk: PositionChunk) -> Tensor | None:
@@ -69,6 +68,6 @@ STRATEGY = Strategy(
     exact=True,
     fit=fit,
     apply=apply,
-    shapes=lambda n, d: {"rows": (min(n - 1, d), d), "epsilon": (1,)},
+    shapes=lambda n, d: {"rows": (min(n - 1, d), d)},
     products=True,
 )

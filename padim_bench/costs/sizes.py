@@ -1,0 +1,160 @@
+"""Bytes of a model that no machine decides (Table VIII): the paper's arithmetic, and what strategies store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from padim_bench.errors import PadimBenchError
+from padim_bench.machine.environment import environment
+from padim_bench.records.costs import AnalyticRow, SizesRecord, StoredRow
+from padim_bench.records.facts import Environment
+
+
+@dataclass(frozen=True)
+class AnalyticRule:
+    """One reading of "CNN and Gaussian parameters, in float32" (section V-D).
+
+    Attributes:
+        key: its name.
+        title: as in a table.
+        with_cnn: whether all parameters of the CNN count, its classifier included.
+        unit_bytes, unit: what a figure is counted in.
+    """
+
+    key: str
+    title: str
+    with_cnn: bool
+    unit_bytes: int
+    unit: str
+
+
+def analytic_rules() -> tuple[AnalyticRule, ...]:
+    """The readings that explain at least one printed figure; none explains all."""
+    return (
+        AnalyticRule("gaussians", "Gaussians", with_cnn=False, unit_bytes=10**9, unit="GB"),
+        AnalyticRule("gaussians+cnn", "Gaussians + full CNN", with_cnn=True, unit_bytes=10**9, unit="GB"),
+        AnalyticRule("gaussians+cnn-binary", "Gaussians + full CNN", with_cnn=True, unit_bytes=1 << 30, unit="GiB"),
+    )
+
+
+def analytic_bytes(arch_params: int, positions: int, d: int, rule: AnalyticRule) -> int:
+    """Float32 bytes of ``positions`` means and dense inverse covariances of ``d`` dimensions, by a rule.
+
+    ``arch_params`` is the number of parameters of the whole CNN, from :func:`full_parameters`.
+    """
+    return 4 * (positions * (d + d * d) + (arch_params if rule.with_cnn else 0))
+
+
+@cache
+def full_parameters(arch: str) -> int:
+    """Parameters of a timm architecture, classifier included; nothing is allocated."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(arch, pretrained=False)
+    return sum(p.numel() for p in model.parameters())
+
+
+def analytic_figures(models: Iterable[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]]) -> list[AnalyticRow]:
+    """Every rule for every model on every dataset's grid, for the table.
+
+    Args:
+        models: with "title", "arch" and "n_features".
+        datasets: with "title" and "grid", the side of the grid of positions.
+    """
+    rows = []
+    for model in models:
+        for dataset in datasets:
+            for rule in analytic_rules():
+                size = analytic_bytes(full_parameters(model["arch"]), dataset["grid"] ** 2, model["n_features"], rule)
+                rows.append(
+                    AnalyticRow(
+                        model=model["title"],
+                        dataset=dataset["title"],
+                        grid=dataset["grid"],
+                        rule=rule.key,
+                        rule_title=rule.title,
+                        unit=rule.unit,
+                        bytes=size,
+                        value=size / rule.unit_bytes,
+                    )
+                )
+    return rows
+
+
+def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> int:
+    """Bytes of the state and the means that a strategy stores, fitted to ``n`` images in ``d`` dimensions.
+
+    Raises PadimBenchError for an unknown strategy or dtype.
+    """
+    from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
+
+    if dtype not in STORAGE_DTYPES:
+        raise PadimBenchError(f"unknown dtype {dtype!r}: choose one of {', '.join(STORAGE_DTYPES)}")
+    return positions * get_strategy(strategy, n, d).state_bytes(n, d, STORAGE_DTYPES[dtype])
+
+
+def stored_states(
+    models: Iterable[Mapping[str, Any]],
+    datasets: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+    *,
+    strategies: Sequence[str],
+    dtypes: Sequence[str],
+) -> list[StoredRow]:
+    """:func:`state_bytes` of every combination, for the table.
+
+    Args:
+        models, datasets: as for :func:`analytic_figures`.
+        counts: number of training images by category.
+        strategies, dtypes: names.
+    """
+    from padim_bench.padim.strategies import get_strategy
+
+    return [
+        StoredRow(
+            model=model["title"],
+            dataset=dataset["title"],
+            grid=dataset["grid"],
+            category=category,
+            n_train=n,
+            strategy=strategy,
+            strategy_used=get_strategy(strategy, n, model["n_features"]).name,
+            dtype=dtype,
+            bytes=state_bytes(strategy, dtype, n, model["n_features"], dataset["grid"] ** 2),
+        )
+        for model in models
+        for dataset in datasets
+        for category, n in counts.items()
+        for strategy in strategies
+        for dtype in dtypes
+    ]
+
+
+def compute_sizes(asked: str, spec: Mapping[str, Any], counts: Mapping[str, int]) -> SizesRecord:
+    """The record of these bytes.
+
+    Args:
+        asked: digest of what of the spec decides them.
+        spec: of Table VIII, with "models", "datasets", "n_images" and "dtypes".
+        counts: training images by category.
+    """
+    from padim_bench.padim.strategies import STRATEGIES
+
+    models, datasets, n = spec["models"], spec["datasets"], spec["n_images"]
+    states = stored_states(models, datasets, {f"n = {n}": n}, strategies=tuple(STRATEGIES), dtypes=spec["dtypes"])
+    last = stored_states(models[-1:], datasets[:1], counts, strategies=("auto",), dtypes=("float32", "float16"))
+    return SizesRecord(
+        asked=asked,
+        strategies=tuple(STRATEGIES),
+        analytic=tuple(analytic_figures(models, datasets)),
+        states=tuple(states),
+        by_category=tuple(last),
+        environment=Environment(**environment()),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

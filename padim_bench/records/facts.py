@@ -1,0 +1,65 @@
+"""What records of runs and of costs say alike: where it happened, and whose weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from padim_bench.records.values import AtLeastOne, Count, Digest, Number, Text
+
+
+def _names_versions(versions: dict[str, str]) -> dict[str, str]:
+    for name in ("padim-bench", "torch", "timm"):
+        if not versions.get(name):
+            raise ValueError(f"no version of {name}")
+    return versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where it happened, as ``machine.environment`` tells it."""
+
+    os: str | None = None
+    cpu: str
+    cpu_count: AtLeastOne | None = None
+    cpu_capability: str | None = None
+    threads: AtLeastOne | None = None
+    openmp: dict[str, str]
+    blas: str | None = None
+    python: str | None = None
+    versions: Annotated[dict[str, str], AfterValidator(_names_versions)]
+    commit: str | None
+    dirty: bool | None
+    gpu: str | None = None
+    cuda: str | None = None
+    tf32: bool | None = None
+
+    @property
+    def processor(self) -> str:
+        """What computed: the GPU where there was one, else the CPU."""
+        return self.gpu or self.cpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsUsed:
+    """Whose weights, as ``Weights.to_dict`` tells them.
+
+    Attributes:
+        sha256: of the file; for untrained weights of their seed's name.
+        tensors_sha256: of the tensors, whatever file they lie in; it names the weights in ids.
+        resampled: names of those that were resampled for the images' size.
+    """
+
+    arch: Text
+    label: Text
+    sha256: Digest
+    tensors_sha256: Digest
+    trained: bool
+    mean: tuple[Number, Number, Number]
+    std: tuple[Number, Number, Number]
+    tag: str | None
+    seed: Count | None
+    note: str
+    resampled: tuple[str, ...] = ()

@@ -1,0 +1,213 @@
+"""What a run leaves: configuration, metrics, the score of every test image, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+
+from padim_bench.machine.reading import in_one_line
+from padim_bench.padim.reduction import REDUCTIONS
+from padim_bench.records.canonical import plain
+from padim_bench.records.config import RunConfig, read_config
+from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.sealed import SCHEMA_VERSION
+from padim_bench.records.values import AtLeastOne, Bound, Count, Digest, Metrics, Number, Seconds, Text
+
+OK: Literal["ok"] = "ok"
+INVALID: Literal["invalid"] = "invalid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDataset:
+    """What was trained on and tested.
+
+    Attributes:
+        kind: "texture", "object", "scene", or what a folder is.
+        split_digest: of all images and masks, and which are for training.
+        official_split: whether it is the published one; None where none is known.
+        image_sizes: as stored.
+        resolution: at which pixels are compared.
+        notes: what may surprise of the files.
+    """
+
+    name: str
+    category: str
+    kind: str
+    split_digest: Digest
+    n_train: AtLeastOne
+    n_test: Count
+    n_anomalous: Count
+    has_masks: bool
+    official_split: bool | None
+    image_sizes: tuple[str, ...]
+    resolution: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """The patch embedding: channels there are and dimensions kept; of a sum of maps, of all its models together."""
+
+    n_channels: AtLeastOne
+    n_features: AtLeastOne
+    channels_sha256: Digest | tuple[Digest, ...]
+    grid: tuple[AtLeastOne, AtLeastOne]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """Further measurements; ``error_bounds`` of the metrics that are from histograms."""
+
+    image_f1_threshold: Number | None = None
+    error_bounds: dict[str, Bound | None] | None = None
+    pro_variants: dict[str, Number | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMemory:
+    """Bytes: the peak of this run, that of its features' pass, and the limit; ``images`` "held" or "streamed"."""
+
+    peak_rss_bytes: Count | None
+    peak_rss_scope: str
+    peak_cuda_bytes: Count | None = None
+    features_peak_rss_bytes: Count | None = None
+    images: str | None = None
+    limit_bytes: Count | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a test image; ``label`` is 1 where it is anomalous."""
+
+    image: str
+    label: Annotated[int, Field(ge=0, le=1)]
+    score: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run, written once and never edited. One that is "invalid" has a reason and no numbers.
+
+    Attributes:
+        id: hex digest of configuration, split and weights.
+        metrics: fractions by name; None where one is undefined.
+        strategy_used: what "auto" came to; of a sum of maps, joined.
+        residual: largest relative error of squared distances against float64 at sampled positions.
+        clamped: how many squared distances were below 0 by rounding.
+        timings_s: seconds by stage.
+        finished: UTC, ISO 8601.
+    """
+
+    id: Digest
+    status: Literal["ok", "invalid"]
+    reason: str | None
+    config: Annotated[RunConfig, PlainValidator(read_config)]
+    dataset: RunDataset
+    weights: WeightsUsed
+    embedding: Embedding
+    backbone_error: Number | None
+    folding_error: Number | None
+    metrics: Metrics | None
+    extra: Extra = field(default_factory=Extra)
+    strategy_used: Text | None
+    computed_in: Text | None
+    state_bytes: Count | None
+    residual: Number | None
+    clamped: Count | None
+    timings_s: dict[str, Seconds]
+    memory: RunMemory
+    scores: tuple[Score, ...]
+    environment: Environment
+    finished: Text
+
+    @property
+    def valid(self) -> bool:
+        """Whether it has numbers."""
+        return self.status == OK
+
+    def value(self, metric: str) -> float | None:
+        """Of a metric by its name in ``METRICS``; None where it is undefined, and of an invalid run."""
+        return None if self.metrics is None else self.metrics.get(metric)
+
+    @property
+    def machine(self) -> str:
+        """GPU or processor, and threads."""
+        n = self.config.execution.threads
+        return f"{self.environment.processor}, {n} thread{'s' if n > 1 else ''}"
+
+    @property
+    def file_parts(self) -> tuple[str, ...]:
+        """What its file is called after, before the id."""
+        model = self.config.model
+        short = REDUCTIONS[model.reduction].label.lower()
+        n = "all" if model.n_features is None else f"{short}{model.n_features}-s{model.seed}"
+        return self.config.category, model.backbone, n, model.strategy, model.storage
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        members: dict[str, Any] = plain(self)
+        return {"schema": SCHEMA_VERSION} | members
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> RunRecord:
+        """The record that a JSON object holds. Raises ValueError, naming the member, for what no run leaves."""
+        try:
+            record: RunRecord = _adapter().validate_json(json.dumps(stored), strict=True)
+        except ValidationError as error:
+            raise ValueError(in_one_line(error)) from None
+        record.check()
+        return record
+
+    @classmethod
+    def from_disk(cls, path: str | Path) -> RunRecord:
+        """The record in a file. Raises PadimBenchError, naming it, for one that is not whole and sound."""
+        from padim_bench.records.files import read_record
+
+        return read_record(Path(path))
+
+    def check(self) -> None:
+        """Raises ValueError where it says one thing twice, and differently, or lacks what its status promises."""
+        check_same(self)
+        if self.id != self.config.run_id(self.dataset.split_digest, self.weights.tensors_sha256):
+            raise ValueError("id: it is not that of this configuration, split and weights")
+        numbers = ("metrics", "strategy_used", "computed_in", "state_bytes", "clamped")
+        if not self.valid:
+            if not self.reason:
+                raise ValueError("reason: an invalid run has one")
+            if found := [n for n in (*numbers, "residual", "scores") if getattr(self, n)]:
+                raise ValueError(f"{found[0]}: an invalid run has none")
+            return
+        if self.reason is not None:
+            raise ValueError("reason: a run that is ok has none")
+        if missing := [n for n in numbers if getattr(self, n) is None]:
+            raise ValueError(f"{missing[0]}: field required")
+        if "fit" not in self.timings_s:
+            raise ValueError("timings_s.fit: field required")
+        if len(self.scores) != self.dataset.n_test:
+            raise ValueError(f"scores: {len(self.scores)} of {self.dataset.n_test} test images")
+        if sum(one.label for one in self.scores) != self.dataset.n_anomalous:
+            raise ValueError(f"dataset.n_anomalous: {self.dataset.n_anomalous}, but the scores' labels say otherwise")
+
+
+def check_same(record: Any) -> None:
+    """Raises ValueError where the record of a run or cost says one thing twice, and differently."""
+    config, dataset, weights = record.config, record.dataset, record.weights
+    for name, there, here in (
+        ("dataset.name", dataset.name, config.dataset),
+        ("dataset.category", dataset.category, config.category),
+        ("weights.arch", weights.arch, config.model.backbone),
+        ("weights.label", weights.label, config.weights),
+    ):
+        if there != here:
+            raise ValueError(f"{name}: {there!r}, where config has {here!r}")
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
