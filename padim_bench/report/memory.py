@@ -173,10 +173,11 @@ def _captions(spec: Mapping[str, Any], analytic: Sequence[AnalyticRow], peaks: S
         "choice of auto.",
     ]
     if peaks:
+        meant = {"224 x 224": "224 x 224 as for MVTec AD", "256 x 256": "256 x 256 as for STC"}
+        pixels = ", ".join(meant.get(size, size) for size in dict.fromkeys(map(_pixels, peaks)))
         lines += [
             f"Peaks. {coverage(peaks)} A fresh process each; largest resident memory up to then, "
-            "the interpreter and its libraries included; pixels: 224 x 224 as for MVTec AD, 256 x 256 as for STC; "
-            "trained on all images in batches of "
+            f"the interpreter and its libraries included; pixels: {pixels}; trained on all images in batches of "
             f"{', '.join(dict.fromkeys(str(r.config.execution.batch_size) for r in peaks))}, scored all test images in "
             f"batches of {', '.join(dict.fromkeys(str(r.memory.scored_in_batches_of) for r in peaks))}.",
             *dict.fromkeys(f"{r.model_name}: weights {r.weights.label}." for r in peaks),

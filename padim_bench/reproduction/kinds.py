@@ -272,12 +272,16 @@ _COST_PROTOCOLS = {"timing": ("paper",), "memory": ("paper", "paper-stc")}
 
 
 def wanted_costs(spec: Mapping[str, Any], *, brief: bool = False) -> list[PaDiMConfig]:
-    """The models whose costs a table of measurements wants, in its order; ``brief`` asks for one strategy of each."""
+    """The models whose costs a table of measurements wants, in its order.
+
+    ``brief`` asks for one strategy of each under one protocol, so that the demo's tables share their measurements.
+    """
+    few = slice(0, 1 if brief else None)
     return [
         replace(described(model), strategy=strategy, protocol=get_protocol(protocol))
         for model in spec["models"]
-        for protocol in _COST_PROTOCOLS[spec["layout"]]
-        for strategy in model["strategies"][: 1 if brief else None]
+        for protocol in _COST_PROTOCOLS[spec["layout"]][few]
+        for strategy in model["strategies"][few]
     ]
 
 

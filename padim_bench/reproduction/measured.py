@@ -31,7 +31,7 @@ class Measuring:
         results: folder whose ``profiles/`` and ``measurements/`` are read and added to.
         execution: where.
         backbones: only these; None for all.
-        brief: ten images timed one at a time, and one strategy of each model, for the demo.
+        brief: ten images timed, one strategy of each model and one protocol, for the demo.
         on_message: is told what is measured, kept, or failed.
         costs, growth, sizes: by id, or file, of all tables so far.
     """
@@ -53,7 +53,7 @@ class Measuring:
         """
         spec = load_measured_spec(name)
         models = self._models(spec)
-        settings = ProfileSettings(self.execution, batch_sizes=(1,), n_images=10)
+        settings = ProfileSettings(self.execution, batch_sizes=(1, 8), n_images=10)
         if not self.brief:
             settings = ProfileSettings(self.execution)  # as the command profile has them, which then has them already
         if spec["layout"] == "memory":

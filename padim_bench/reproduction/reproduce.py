@@ -112,7 +112,7 @@ def reproduce(
         weights: as for ``resolve_weights``, tried first under the spec's tag, then under the bare name.
         untrained_fallback: where no weights can be had, use seeded untrained ones and say so in every title.
         backbones: only these architectures (or ``arch.tag``, which replaces the spec's tag).
-        brief: for the demo: two versions of Rd-MVTec AD, ten images timed, memory of one strategy.
+        brief: for the demo: two versions of Rd-MVTec AD, ten images timed, costs of one strategy.
         scenes: of ShanghaiTech Campus.
         stc_every: of its clips' frames, the first and then every so many.
         executor, show_progress, on_message: as for ``runs.runner.run``.
