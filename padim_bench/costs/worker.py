@@ -92,9 +92,9 @@ def measure(work: Work) -> CostRecord:
     execution, load_before = work.config.execution, _load()
     with torch_threads(execution.threads), full_precision():
         memory = PeakMemory(execution.device)
-        subject = Subject.open(work)
-        category = subject.category
         peaks = [memory.read()["peak_rss_bytes"]]
+        subject = Subject.open(work)  # which reads the weights once for their digest: of the backbone's memory
+        category = subject.category
         pipeline = Pipeline.open(category, work.config, subject.weights)
         peaks.append(memory.read()["peak_rss_bytes"])
         train = Spool()
