@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import AfterValidator
 
 from padim_bench.records.values import AtLeastOne, Count, Digest, Number, Text
+
+if TYPE_CHECKING:
+    from padim_bench.records.config import RunConfig
 
 
 def _names_versions(versions: dict[str, str]) -> dict[str, str]:
@@ -63,3 +66,27 @@ class WeightsUsed:
     seed: Count | None
     note: str
     resampled: tuple[str, ...] = ()
+
+
+class Split(Protocol):
+    """Of any record, the category that it is of, and whether its images are those that were published."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def official_split(self) -> bool | None: ...
+
+
+class Recorded(Protocol):
+    """What all records have: of runs, of costs, of growth."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def dataset(self) -> Split: ...
+    @property
+    def weights(self) -> WeightsUsed: ...

@@ -15,7 +15,7 @@ from padim_bench.machine.reading import in_one_line
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
-from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.facts import Environment, Recorded, WeightsUsed
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.records.values import AtLeastOne, Bound, Count, Digest, Metrics, Number, Seconds, Text
 
@@ -195,7 +195,7 @@ class RunRecord:
             raise ValueError(f"dataset.n_anomalous: {self.dataset.n_anomalous}, but the scores' labels say otherwise")
 
 
-def check_same(record: Any) -> None:
+def check_same(record: Recorded) -> None:
     """Raises ValueError where the record of a run or cost says one thing twice, and differently."""
     config, dataset, weights = record.config, record.dataset, record.weights
     for name, there, here in (

@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Protocol
+from typing import Any
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.summary import METRICS
 from padim_bench.padim.reduction import REDUCTIONS
-from padim_bench.records.config import RunConfig
-from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.facts import Environment, Recorded
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
 
@@ -22,28 +21,6 @@ Replicates = Sequence[Sequence[RunRecord]]
 # A value in percent and the ids of the records behind it.
 Value = tuple[float, tuple[str, ...]]
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
-
-
-class Split(Protocol):
-    """Of a record, the category that it is of."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def category(self) -> str: ...
-    @property
-    def official_split(self) -> bool | None: ...
-
-
-class Measured(Protocol):
-    """What titles must know of any record, of a run or of a cost."""
-
-    @property
-    def config(self) -> RunConfig: ...
-    @property
-    def dataset(self) -> Split: ...
-    @property
-    def weights(self) -> WeightsUsed: ...
 
 
 @dataclass(frozen=True)
@@ -265,13 +242,13 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def dataset_warnings(records: Sequence[Measured]) -> list[str]:
+def dataset_warnings(records: Sequence[Recorded]) -> list[str]:
     """What titles say of the records' datasets: that they are drawn."""
     known = [DATASETS[name] for name in dict.fromkeys(r.dataset.name for r in records) if name in DATASETS]
     return list(dict.fromkeys(d.warning for d in known if d.warning))
 
 
-def title_warnings(records: Sequence[Measured]) -> tuple[str, ...]:
+def title_warnings(records: Sequence[Recorded]) -> tuple[str, ...]:
     """What no reader may miss: drawn data, untrained weights (and whose, where others are trained), rounding."""
     found = dataset_warnings(records)
     unofficial = dict.fromkeys(r.dataset.category for r in records if r.dataset.official_split is False)

@@ -166,3 +166,4 @@ def test_a_process_that_nobody_waits_for_ends(victim: str, tmp_path: Path) -> No
         orphan = psutil.Process(int(told.read_text()))
         parent.send_signal(signal.SIGKILL)
     orphan.wait(timeout=30)
+    assert not orphan.is_running()
