@@ -250,6 +250,7 @@ class _Frames:
             if tested or stage in {"train", "backbone_train"}:
                 result.timings[stage] = result.timings.get(stage, 0.0) + seconds
         result.backbone_error, result.folding_error = self.backbone_error, self.backbone.folding_error
+        result.resampled = self.backbone.resampled
         dataset = RunDataset(
             name=config.dataset,
             category=config.category,
