@@ -134,7 +134,7 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
     output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(
-        f"{'category':{wide}} {'model':22} {'strategy':12} {'dtype':8} {' '.join(columns.values())} "
+        f"{'category':{wide}} {'model':22} {'strategy':12} {'storage':8} {' '.join(columns.values())} "
         f"{'fit s':>7} {'state MB':>9} {'residual':>9}"
     )
     for outcome in outcomes:

@@ -8,12 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from padim_bench.records.costs import AnalyticRow, CostRecord, MeasuredCost, StoredRow
-from padim_bench.report.costs import coverage, figure3, load_measured_spec, machine, warned
+from padim_bench.report.costs import coverage, figure3, machine, warned
 from padim_bench.report.page import NONE, Grid, Page
-
-
-def load_memory_spec() -> dict[str, Any]:
-    return load_measured_spec("table8")
 
 
 def memory_page(
@@ -26,7 +22,7 @@ def memory_page(
     """The table.
 
     Args:
-        spec: from :func:`load_memory_spec`.
+        spec: from :func:`load_measured_spec`.
         analytic: from ``costs.sizes.analytic_figures``.
         states: from ``costs.sizes.stored_states``, of one number of images.
         by_category: the same, of each category's number of images, on one grid.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.metrics.summary import headline
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Grid, Page
-from padim_bench.report.spec import load_toml
 from padim_bench.report.tables import shared_facts, title_warnings
 
 if TYPE_CHECKING:
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 
 # What the others are compared with: exact, and in the widest storage.
 REFERENCE = ("cholesky", "float64")
-
-
-def load_strategies_spec() -> dict[str, Any]:
-    return load_toml("strategies")
 
 
 def strategies_frame(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from padim_bench.records.costs import (
     Measurement,
     Percentiles,
 )
-from padim_bench.report.costs import coverage, figure3, load_measured_spec, machine, warned
+from padim_bench.report.costs import coverage, figure3, machine, warned
 from padim_bench.report.figures import plain, render
 from padim_bench.report.page import NONE, Grid, Page
 
@@ -28,10 +28,6 @@ INFERENCE, TRAINING = "inference per image", "training per MVTec AD class"
 TRAINING_STC = "training per STC scene"
 INFERENCE_STAGES = ("read", "backbone", "embed", "distance", "map")
 TRAINING_STAGES = ("read", "backbone", "fit")
-
-
-def load_timing_spec() -> dict[str, Any]:
-    return load_measured_spec("table7")
 
 
 def inference_s(cost: MeasuredCost) -> dict[str, Percentiles]:
@@ -54,7 +50,7 @@ def timing_page(spec: Mapping[str, Any], costs: Sequence[CostRecord], growth: Se
     """The table.
 
     Args:
-        spec: from :func:`load_timing_spec`.
+        spec: from :func:`load_measured_spec`.
         costs, growth: of its models, in the order of the rows. Those without numbers have a line with the reason.
     """
     measured = [c for c in costs if isinstance(c, MeasuredCost)]

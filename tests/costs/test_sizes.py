@@ -17,9 +17,10 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names
-from padim_bench.report.memory import load_memory_spec, matches
+from padim_bench.report.costs import load_measured_spec
+from padim_bench.report.memory import matches
 
-SPEC = load_memory_spec()
+SPEC = load_measured_spec("table8")
 
 
 @pytest.mark.parametrize(("arch", "n"), [("resnet18", 11_689_512), ("wide_resnet50_2", 68_883_240)])

@@ -17,7 +17,8 @@ import padim_bench
 from padim_bench.machine import environment
 from padim_bench.records.costs import CostRecord, MeasuredCost
 from padim_bench.records.measurements import read_measurement
-from padim_bench.report.memory import load_memory_spec, memory_page
+from padim_bench.report.costs import load_measured_spec
+from padim_bench.report.memory import memory_page
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import profiles_page
 
@@ -118,7 +119,7 @@ def test_a_profile_on_a_bare_system_has_no_peak_and_is_written(tiny: Path, tmp_p
     assert len(figure.axes) == 1
     assert "| 1000 |" in profiles_page([unmeasured, measured]).texts[".md"]
     assert set(vars(unmeasured.memory.peaks).values()) == {None}
-    page = memory_page(load_memory_spec(), [], [], [], [unmeasured]).texts[".md"]
+    page = memory_page(load_measured_spec("table8"), [], [], [], [unmeasured]).texts[".md"]
     (row,) = [line for line in page.splitlines() if line.startswith("|") and "bottle" in line]
     assert row.endswith(4 * " | \N{EN DASH}" + " |")
 

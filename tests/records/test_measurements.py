@@ -20,10 +20,11 @@ from padim_bench.records.measurements import (
     read_measurements,
 )
 from padim_bench.records.sealed import sealed
-from padim_bench.report.memory import load_memory_spec, memory_page
+from padim_bench.report.costs import load_measured_spec
+from padim_bench.report.memory import memory_page
 from padim_bench.report.pareto import pareto_figure
 from padim_bench.report.profiles import profiles_page
-from padim_bench.report.timing import growth_figure, load_timing_spec, timing_page
+from padim_bench.report.timing import growth_figure, timing_page
 from tests.drawn_records import cost, failed_cost, growth, run_config, sizes
 from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
@@ -34,13 +35,15 @@ DRAWN: dict[str, AnyMeasurement] = {"cost": cost(CONFIG), "growth": growth(CONFI
 def page(record: AnyMeasurement | None, *, figures: bool = False) -> dict[str, str]:
     """What is made of one measurement."""
     if isinstance(record, GrowthRecord):
-        found = timing_page(load_timing_spec(), [], [record]).texts
+        found = timing_page(load_measured_spec("table7"), [], [record]).texts
         return found | ({"figure": str(growth_figure([record]))} if figures else {})
     if isinstance(record, SizesRecord):
-        return memory_page(load_memory_spec(), record.analytic, record.states, record.by_category, []).texts
+        return memory_page(load_measured_spec("table8"), record.analytic, record.states, record.by_category, []).texts
     assert isinstance(record, CostRecord)
-    found = profiles_page([record]).texts | {"VII": timing_page(load_timing_spec(), [record], []).texts[".md"]}
-    found |= {"VIII": memory_page(load_memory_spec(), [], [], [], [record]).texts[".md"]}
+    found = profiles_page([record]).texts | {
+        "VII": timing_page(load_measured_spec("table7"), [record], []).texts[".md"]
+    }
+    found |= {"VIII": memory_page(load_measured_spec("table8"), [], [], [], [record]).texts[".md"]}
     return found | ({"figure": str(pareto_figure([record]))} if figures else {})
 
 

@@ -28,7 +28,7 @@ from padim_bench.report.gaps import gaps_page
 from padim_bench.report.render import table_page
 from padim_bench.report.seeds import seeds_page
 from padim_bench.report.spec import load_spec, load_toml
-from padim_bench.report.strategies import load_strategies_spec, strategies_page
+from padim_bench.report.strategies import strategies_page
 from padim_bench.report.tables import build_table
 from tests.drawn_records import run_config, run_record
 from tests.spoil import edited, flipped, outcomes, ruined, spoilt
@@ -66,7 +66,7 @@ def pages(results: Path) -> dict[str, str]:
     walk = [("paper", "paper")]
     found |= {f"gaps{k}": v for k, v in gaps_page(gaps, {"walk": walk}, walk, variants, of_gaps, {}).texts.items()}
     strategies = [r for r in records if r.config.model.seed == 3]
-    found |= {f"strategies{k}": v for k, v in strategies_page(load_strategies_spec(), strategies).texts.items()}
+    found |= {f"strategies{k}": v for k, v in strategies_page(load_toml("strategies"), strategies).texts.items()}
     return found
 
 

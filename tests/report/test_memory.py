@@ -7,11 +7,12 @@ import io
 
 from padim_bench.costs.sizes import analytic_figures, stored_states
 from padim_bench.protocols import get_protocol
-from padim_bench.report.memory import load_memory_spec, memory_page
+from padim_bench.report.costs import load_measured_spec
+from padim_bench.report.memory import memory_page
 from padim_bench.report.page import NONE
 from tests.drawn_records import cost, failed_cost, run_config
 
-SPEC = load_memory_spec()
+SPEC = load_measured_spec("table8")
 AUTO = run_config(strategy="auto", seed=1024)
 FIGURES = analytic_figures(SPEC["models"], SPEC["datasets"])
 

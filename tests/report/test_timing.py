@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from padim_bench.report.costs import figure3
+from padim_bench.report.costs import figure3, load_measured_spec
 from padim_bench.report.page import NONE
-from padim_bench.report.timing import growth_figure, inference_s, load_timing_spec, timing_page, training_s
+from padim_bench.report.timing import growth_figure, inference_s, timing_page, training_s
 from tests.drawn_records import cost, failed_cost, growth, run_config
 
-SPEC = load_timing_spec()
+SPEC = load_measured_spec("table7")
 AUTO = run_config(strategy="auto", seed=1024)
 
 
