@@ -21,6 +21,13 @@ CompareAt = Literal["protocol", "masks"]
 STORED_STRICTLY = {"extra": "forbid", "strict": True}
 
 
+def _as_float(choices: object, name: str) -> None:
+    """2 is 2.0: a choice is the same, and so are ids, however the number was written."""
+    value = getattr(choices, name)
+    if type(value) is int:
+        object.__setattr__(choices, name, float(value))
+
+
 @dataclass(frozen=True)
 class ImageChoices:
     """What decides the pixels that the backbone sees: protocols that share it share decoded images and features.
@@ -44,6 +51,9 @@ class ImageChoices:
     bits: int | None = None
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
+
+    def __post_init__(self) -> None:
+        _as_float(self, "rotation")
 
     @property
     def size(self) -> int:
@@ -85,6 +95,9 @@ class MapChoices:
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
+    def __post_init__(self) -> None:
+        _as_float(self, "sigma")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -107,6 +120,7 @@ class Protocol:
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
     def __post_init__(self) -> None:
+        _as_float(self, "epsilon")
         images, masks, maps = self.images, self.masks, self.maps
         if images.resize < 1 or (images.crop is not None and not 1 <= images.crop <= images.resize):
             raise PadimBenchError(
@@ -160,11 +174,16 @@ class Protocol:
         return images.resize, images.crop, images.rotation, images.version, self.masks
 
     def choice(self, name: str) -> Any:
-        """The value of one of :data:`CHOICES`."""
+        """The value of one of :data:`CHOICES`. Raises PadimBenchError for another name."""
+        if name not in CHOICES:
+            raise PadimBenchError(f"no choice of a protocol is called {name!r}: choose from {', '.join(CHOICES)}")
         return attrgetter(CHOICES[name])(self)
 
     def vary(self, **changes: Any) -> Protocol:
-        """The same with some of :data:`CHOICES` changed, which its name then tells; itself where nothing changes."""
+        """The same with some of :data:`CHOICES` changed, which its name then tells; itself where nothing changes.
+
+        Raises PadimBenchError for another name, and for values that no protocol can have.
+        """
         changed = {k: v for k, v in changes.items() if v != self.choice(k)}
         if not changed:
             return self

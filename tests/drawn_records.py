@@ -93,7 +93,7 @@ def run_record(config: RunConfig, *, invalid: str = "", n_test: int = 5, **chang
         finished="2026-11-25T13:50:38+00:00",
     )  # fmt: skip
     record = replace(record, **changes)
-    return replace(record, id=config.run_id(record.dataset.split_digest, record.weights.tensors_sha256))
+    return replace(record, id=config.run_id(record.dataset.split_digest, record.weights.identity))
 
 
 def _header(kind: str, config: RunConfig, asked: CostChoices | GrowthChoices, *, trained: bool) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _header(kind: str, config: RunConfig, asked: CostChoices | GrowthChoices, *,
     weights = WEIGHTS if trained else untrained
     config = replace(config, weights=weights.label)
     return {
-        "id": measurement_id(kind, config, asked, "b" * 64, weights.tensors_sha256),
+        "id": measurement_id(kind, config, asked, "b" * 64, weights.identity),
         "config": config,
         "asked": asked,
         "model_name": config.model_name,

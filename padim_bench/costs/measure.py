@@ -15,8 +15,8 @@ from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
-from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.layers import layer_names
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import Execution, RunConfig, Wanted
 from padim_bench.records.costs import FAILED, OK, CostChoices, CostRecord, GrowthChoices, GrowthRecord, from_dict
@@ -29,6 +29,7 @@ from padim_bench.records.measurements import (
     read_kept,
     read_measurements,
 )
+from padim_bench.runs.channels import Channels
 from padim_bench.runs.plan import Settings, model_config
 from padim_bench.runs.runner import Interrupted
 
@@ -98,7 +99,11 @@ def plan_profiles(
 
     Raises PadimBenchError for weights that do not fit, or a number of features that no backbone has.
     """
-    channels = {one: sum(Backbone(one).channels) for one in dict.fromkeys(weights)}
+    counted = Channels()
+    channels = {
+        one: counted.of(one.arch, layer_names(one.arch, shared.layers), shared.protocol.size)
+        for one in dict.fromkeys(weights)
+    }
     widest = max(channels.values())
     for n in n_features:
         if n is not None and n > widest:
@@ -189,12 +194,12 @@ def _measure(
             on_message(f"{what}: measuring")
             try:
                 with Progress(None, stage=what):
-                    answered = from_dict(
-                        in_fresh_process(kind.module, work.to_dict(), title, timeout_s=settings.timeout_s)
-                    )
-                assert isinstance(answered, kind.record)
+                    answer = in_fresh_process(kind.module, work.to_dict(), title, timeout_s=settings.timeout_s)
+                answered = from_dict(answer)
+                if not isinstance(answered, kind.record) or answered.id != own_id:
+                    raise PadimBenchError("images or weights changed while it was measured: measure it again")
                 record = answered
-            except PadimBenchError as error:
+            except (PadimBenchError, ValueError) as error:
                 reason = _without_paths(str(error), category, weights)
                 record = kind.record(**subject.header(kind.name), status=FAILED, reason=reason)
             if record.status != OK:

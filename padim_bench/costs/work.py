@@ -92,7 +92,7 @@ class Subject:
 
     def id_of(self, kind: str) -> str:
         """Of its measurement of a kind."""
-        return measurement_id(kind, self.work.config, self.work.asked, self.digest, self.weights.tensors_sha256)
+        return measurement_id(kind, self.work.config, self.work.asked, self.digest, self.weights.identity)
 
     def header(self, kind: str, image_sizes: tuple[str, ...] = ()) -> dict[str, Any]:
         """The members of a ``Measurement`` but its status and reason."""

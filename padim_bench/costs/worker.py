@@ -45,8 +45,8 @@ from padim_bench.records.costs import (
 )
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
-# more (DESIGN's tolerances, which the tests on real features hold every exact strategy to).
-GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}
+# more: what the README promises, and the tests on real features hold every exact strategy to.
+GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
 class Spool:

@@ -22,10 +22,10 @@ def strict_json(raw: bytes) -> Any:
         raise ValueError(f"no strict JSON: {error}") from error
 
 
-def in_one_line(error: ValidationError) -> str:
-    """The first thing that is wrong, by the member's place."""
+def in_one_line(error: ValidationError, whole: str = "") -> str:
+    """The first thing that is wrong, by the member's place within ``whole``."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in ([whole] if whole else []) + [*first["loc"]])
     message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
     if first["type"] == "value_error":  # one of our own, which may know the place better
         message = str(first["ctx"]["error"])

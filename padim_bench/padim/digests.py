@@ -1,15 +1,27 @@
-"""The sha256 of tensors: the same numbers under the same names have the same, whatever file they lie in."""
+"""Digests of tensors and weights: the same numbers under the same names have the same, whatever file they lie in."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _HASHED_AT_ONCE = 16 << 20
+# Of ImageNet, per RGB channel on a 0..1 scale: what networks are normalised with unless their tag says otherwise.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def weights_identity(tensors_sha256: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """What weights are known by in ids: their tensors, and the normalisation that they are used with.
+
+    Where it is ImageNet's it goes without saying.
+    """
+    if (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
+        return tensors_sha256
+    return f"{tensors_sha256} mean {list(mean)} std {list(std)}"
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:

@@ -18,7 +18,7 @@ from padim_bench.errors import PadimBenchError, WeightsNotFoundError
 from padim_bench.machine.files import clear_abandoned, replacing
 from padim_bench.machine.reading import in_one_line, strict_json, why
 from padim_bench.padim.backbones import Backbone, create_backbone
-from padim_bench.padim.digests import tensors_digest
+from padim_bench.padim.digests import tensors_digest, weights_identity
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
@@ -43,6 +43,9 @@ class SavedWeights(TypedDict):
     arch: str
     label: str
     sha256: str
+    tensors_sha256: str
+    mean: tuple[_Number, _Number, _Number]
+    std: tuple[_Number, _Number, _Number]
     trained: bool
     tag: str | None
     seed: _Whole | None
@@ -227,7 +230,7 @@ def _backbone(path: Path, about: About, weights: str | Path | None) -> Backbone:
         ) from error
     except PadimBenchError as error:
         raise PadimBenchError(f"the backbone of model {path} cannot be made ({error})") from error
-    if backbone.weights.sha256 != saved["sha256"]:
+    if backbone.weights.identity != weights_identity(saved["tensors_sha256"], saved["mean"], saved["std"]):
         raise PadimBenchError(
             f"{path} was fitted with weights {saved['label']}, sha256 {saved['sha256'][:12]}, but "
             f"{backbone.weights.label} was found: pass weights= to PaDiM.load"

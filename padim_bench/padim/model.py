@@ -248,7 +248,7 @@ class PaDiM:
     def _learned_from(self) -> tuple[object, ...]:
         """What two models must share for their moments to be of the same features."""
         backbone = self.backbone
-        return backbone.weights.sha256, backbone.layers, backbone.normalize, backbone.dtype, self.config.compute_dtype
+        return backbone.weights.identity, backbone.layers, backbone.normalize, backbone.dtype, self.config.compute_dtype
 
     def _learn(self, images: Tensor | Iterable[Any], n_batches: int = NEVER) -> None:
         """Adds images to the moments."""

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
-from padim_bench.padim.digests import tensors_digest
+from padim_bench.padim.digests import IMAGENET_MEAN, IMAGENET_STD, tensors_digest, weights_identity
 from padim_bench.padim.paper import PAPER_BACKBONES
 
 ENVIRONMENT_VARIABLE = "PADIM_BENCH_WEIGHTS"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HUB_TIMEOUT_S = 4.0
 
 
@@ -33,7 +32,7 @@ class Weights:
         arch: timm architecture name, without tag.
         label: how records and tables name them: a tag, a file name with its digest, or untrained.
         sha256: of the file; for untrained weights of their seed's name.
-        tensors_sha256: of the tensors, names and shapes, whatever file they lie in; it names the weights in ids.
+        tensors_sha256: of the tensors, names and shapes, whatever file they lie in.
         trained: False for ``random``.
         mean, std: the normalisation they expect, per RGB channel on a 0..1 scale.
         path: the safetensors file; None for ``random``.
@@ -58,6 +57,11 @@ class Weights:
     def name(self) -> str:
         """Of the backbone with these weights: the architecture, with the tag where there is one."""
         return f"{self.arch}.{self.tag}" if self.tag else self.arch
+
+    @property
+    def identity(self) -> str:
+        """What decides numbers, and so is part of ids; see ``digests.weights_identity``."""
+        return weights_identity(self.tensors_sha256, self.mean, self.std)
 
     def to_dict(self) -> dict[str, Any]:
         """For records: everything but where the file lies."""

@@ -92,14 +92,14 @@ class RunConfig:
         assert isinstance(self.model.layers, tuple), "a run's layers are resolved"
         return self.model.layers
 
-    def run_id(self, split_digest: str, tensors_sha256: str, **more: Any) -> str:
+    def run_id(self, split_digest: str, weights_identity: str, **more: Any) -> str:
         """Hex digest of the canonical JSON of the configuration and of its inputs' digests.
 
         Of the configuration it has what is not as by default, so that an option that is added later changes no id;
-        the weights are in it by their tensors, whatever their label. ``more`` are further members, such as a
+        the weights are in it by their ``identity``, whatever their label. ``more`` are further members, such as a
         measurement's "kind".
         """
-        named = {"config": chosen(replace(self, weights="")), "split": split_digest, "weights": tensors_sha256}
+        named = {"config": chosen(replace(self, weights="")), "split": split_digest, "weights": weights_identity}
         canonical = json.dumps(named | more, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -114,7 +114,7 @@ def read_config(stored: Any) -> RunConfig:
     try:
         config: RunConfig = _adapter().validate_json(json.dumps(stored), strict=True)
     except ValidationError as error:
-        raise ValueError(f"config.{in_one_line(error)}") from None
+        raise ValueError(in_one_line(error, "config")) from None
     except PadimBenchError as error:
         raise ValueError(f"config.model.protocol: {error}") from None
     model, execution = config.model, config.execution

@@ -334,10 +334,10 @@ def from_dict(stored: Mapping[str, Any]) -> AnyMeasurement:
 
 
 def measurement_id(
-    kind: str, config: RunConfig, asked: CostChoices | GrowthChoices, split_digest: str, tensors_sha256: str
+    kind: str, config: RunConfig, asked: CostChoices | GrowthChoices, split_digest: str, weights_identity: str
 ) -> str:
     """Of a measurement of a run's configuration, with what else was ``asked``."""
-    return config.run_id(split_digest, tensors_sha256, kind=kind, asked=plain(asked))
+    return config.run_id(split_digest, weights_identity, kind=kind, asked=plain(asked))
 
 
 @cache
@@ -351,10 +351,10 @@ def _check(record: CostRecord | GrowthRecord) -> None:
     check_same(record)
     if record.model_name != config.model_name:
         raise ValueError(f"model_name: {record.model_name!r}, where config makes it {config.model_name!r}")
-    if record.id != measurement_id(record.kind, config, record.asked, dataset.split_digest, weights.tensors_sha256):
+    if record.id != measurement_id(record.kind, config, record.asked, dataset.split_digest, weights.identity):
         raise ValueError("id: it is not that of this configuration, split and weights")
-    if record.status not in {OK, LOSSY} and not record.reason:
-        raise ValueError("reason: there is none")
+    if (record.status == OK) is not (record.reason is None):
+        raise ValueError("reason: there is one unless the status is ok")
     if isinstance(record, MeasuredCost):
         sizes = [one.batch_size for one in record.scoring]
         if 1 not in sizes or len(set(sizes)) < len(sizes):

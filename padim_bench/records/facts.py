@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import AfterValidator
 
+from padim_bench.padim.digests import weights_identity
 from padim_bench.records.values import AtLeastOne, Count, Digest, Number, Text
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class WeightsUsed:
 
     Attributes:
         sha256: of the file; for untrained weights of their seed's name.
-        tensors_sha256: of the tensors, whatever file they lie in; it names the weights in ids.
+        tensors_sha256: of the tensors, whatever file they lie in.
         resampled: names of those that were resampled for the images' size.
     """
 
@@ -66,6 +67,11 @@ class WeightsUsed:
     seed: Count | None
     note: str
     resampled: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What decides numbers, and so is part of ids; see ``digests.weights_identity``."""
+        return weights_identity(self.tensors_sha256, self.mean, self.std)
 
 
 class Split(Protocol):

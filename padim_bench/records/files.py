@@ -149,7 +149,7 @@ def check_mergeable(records: Iterable[RunRecord]) -> None:
         dataset, weights = record.dataset, record.weights
         facts = {
             ("split", f"{dataset.name}/{dataset.category}"): dataset.split_digest,
-            ("weights", weights.arch): weights.tensors_sha256,
+            ("weights", weights.arch): weights.identity,
             ("major version", "padim-bench"): record.environment.versions["padim-bench"].split(".")[0],
         }
         for key, value in facts.items():

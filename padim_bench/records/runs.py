@@ -174,14 +174,16 @@ class RunRecord:
     def check(self) -> None:
         """Raises ValueError where it says one thing twice, and differently, or lacks what its status promises."""
         check_same(self)
-        if self.id != self.config.run_id(self.dataset.split_digest, self.weights.tensors_sha256):
+        if self.id != self.config.run_id(self.dataset.split_digest, self.weights.identity):
             raise ValueError("id: it is not that of this configuration, split and weights")
         numbers = ("metrics", "strategy_used", "computed_in", "state_bytes", "clamped")
         if not self.valid:
             if not self.reason:
                 raise ValueError("reason: an invalid run has one")
-            if found := [n for n in (*numbers, "residual", "scores") if getattr(self, n)]:
+            if found := [n for n in (*numbers, "residual") if getattr(self, n) is not None]:
                 raise ValueError(f"{found[0]}: an invalid run has none")
+            if self.scores or self.extra != Extra():
+                raise ValueError(f"{'scores' if self.scores else 'extra'}: an invalid run has none")
             return
         if self.reason is not None:
             raise ValueError("reason: a run that is ok has none")

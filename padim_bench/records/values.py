@@ -25,8 +25,10 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def _check_metrics(values: Any) -> Any:
-    """Each known metric within its range, or null where it is undefined."""
+    """Each known metric within its range, any other a number, or null where it is undefined."""
     _metrics_model(tuple(METRICS.values())).model_validate(values, strict=True)
+    if odd := [name for name, value in values.items() if value is not None and type(value) not in {int, float}]:
+        raise ValueError(f"{odd[0]}: not a number")
     return values
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.records.costs import Measurement
 from padim_bench.report.page import NONE
-from padim_bench.report.spec import load_toml, specs_folder
+from padim_bench.report.spec import invalid_spec, load_toml, specs_folder
 from padim_bench.report.tables import dataset_warnings, title_warnings
 
 
@@ -17,8 +17,11 @@ def load_measured_spec(name: str) -> dict[str, Any]:
     """The spec of Table VII or VIII ("table7", "table8"); its ``paper`` is the rows of the CSV it names."""
     folder = specs_folder()
     spec = load_toml(name)
-    with (folder / spec["paper_csv"]).open(encoding="utf-8", newline="") as file:
-        spec["paper"] = list(csv.DictReader(file))
+    try:
+        with (folder / spec["paper_csv"]).open(encoding="utf-8", newline="") as file:
+            spec["paper"] = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise invalid_spec(folder / f"{name}.toml", error) from error
     return spec
 
 

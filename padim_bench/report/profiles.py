@@ -89,9 +89,11 @@ def comparable(records: Sequence[CostRecord]) -> Groups:
     untrained ones, whose accuracy means nothing.
     """
     groups: Groups = {}
+    several = len({r.dataset.name for r in records}) > 1
     for i, r in numbered(records):
         where, threads, protocol = r.environment.gpu or r.environment.cpu, r.config.execution.threads, r.config.protocol
-        title = f"{r.dataset.category} on {where}, {threads} thread{'s' if threads > 1 else ''}"
+        place = f"{r.dataset.category} of {r.dataset.name}" if several else r.dataset.category
+        title = f"{place} on {where}, {threads} thread{'s' if threads > 1 else ''}"
         title += "" if protocol.name == "paper" else f", protocol {protocol.name}"
         groups.setdefault(title + ("" if r.weights.trained else ", untrained"), []).append((i, r))
     return groups

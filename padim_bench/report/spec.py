@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from padim_bench.data.datasets import DATASETS, PAPER_DATASET
+from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.summary import METRICS
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
+from padim_bench.report.shapes import check_spec
 
 REPORTS = ("seeds", "gaps")
 STRATEGIES_TABLE = "strategies"  # made only when named
@@ -126,20 +127,17 @@ def report_names() -> list[str]:
 
 
 def load_toml(name: str) -> dict[str, Any]:
-    """A spec as it stands. Raises PadimBenchError for a name without one, or a file that is no TOML."""
+    """A spec as it stands. Raises PadimBenchError for a name without one, or a file that is not as it must be."""
     path = specs_folder() / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in specs_folder().glob("*.toml"))
         raise PadimBenchError(f"unknown table {name!r}: choose from {', '.join(known)}")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        if unknown := [m["key"] for m in raw.get("metrics", ()) if m["key"] not in METRICS]:
-            raise ValueError(f"metric {unknown[0]!r} is none of {', '.join(METRICS)}")
-        if (dataset := raw.get("dataset", PAPER_DATASET)) not in DATASETS:
-            raise ValueError(f"dataset {dataset!r} is none of {', '.join(DATASETS)}")
+        check_spec(raw)
         return raw
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _invalid(path, error) from error
+        raise invalid_spec(path, error) from error
 
 
 def metric_titles(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -166,12 +164,14 @@ def load_spec(name: str) -> TableSpec:
             claims=tuple(Claim(**c | {"worse": tuple(c["worse"])}) for c in raw.get("claims", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _invalid(path, error) from error
+        raise invalid_spec(path, error) from error
 
 
 def described(model: Mapping[str, Any]) -> PaDiMConfig:
-    """What of a spec's ``[[models]]`` describes a model. Raises TypeError for what nothing is called."""
+    """What of a spec's entry, checked already, describes a model; other members are passed over."""
     members = {"backbone" if name == "arch" else name: value for name, value in model.items() if name in _OF_A_MODEL}
+    if isinstance(layers := members.get("layers"), list):
+        members["layers"] = tuple(layers)
     return PaDiMConfig(**{"strategy": "auto", "n_features": None} | members)
 
 
@@ -194,5 +194,5 @@ def read_paper(path: Path) -> dict[tuple[str, str, str], Printed]:
         }
 
 
-def _invalid(path: Path, error: Exception) -> PadimBenchError:
+def invalid_spec(path: Path, error: Exception) -> PadimBenchError:
     return PadimBenchError(f"spec {path} is not valid ({error}): restore it from the repository")

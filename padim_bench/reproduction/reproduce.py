@@ -50,7 +50,7 @@ class Reproduction:
         files: written, by page.
         outcomes: of runs.
         absent: by page, why it has no run of a model, by the model's title.
-        failed: by page, how many of its measurements failed.
+        failed: by page, how many of its measurements gave no numbers.
     """
 
     pages: tuple[Page, ...]
@@ -70,7 +70,7 @@ class Reproduction:
             table = pages[name].table
             said = summary(table, self.absent.get(name, {})) if table else pages[name].heading
             if name in self.failed:
-                said += f"; {self.failed[name]} measurements failed"
+                said += f"; {self.failed[name]} measurements gave no numbers"
             lines.append(f"{name}: {said}: {self.files[name][0].as_posix()}")
         if void := sum(not outcome.record.valid for outcome in self.outcomes):
             lines.append(f"{void} of {len(self.outcomes)} runs INVALID: the pages name them, the records say why")

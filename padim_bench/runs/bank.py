@@ -69,7 +69,7 @@ class HeldBank:
         pixels = hashlib.sha256(loaded.train.data)
         pixels.update(loaded.test.data)
         place = (
-            unit.weights.sha256,
+            unit.weights.identity,
             settings.execution.device,
             unit.configs[0].model.backbone_dtype,
             loaded.protocol.size,

@@ -55,8 +55,12 @@ def plan(
             )
     channels = Channels(results)
     groups: dict[tuple[ImageChoices, Weights, str], dict[RunConfig, None]] = {}
+    planned: set[tuple[RunConfig, str]] = set()
     for wanted, weights in models:
         config = model_config(wanted, weights, settings, channels)
+        if (one := (replace(config, weights=""), weights.identity)) in planned:  # the same weights by two names
+            continue
+        planned.add(one)
         groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype), {})[config] = None
     # Image choices together, so that a second backbone finds the images of the first.
     order = list(dict.fromkeys(choices for choices, _, _ in groups))

@@ -66,7 +66,7 @@ def make_record(
     fitted, embeddings = result.gaussians, result.embeddings
     scores = [] if result.scores is None else result.scores.tolist()
     return RunRecord(
-        id=config.run_id(dataset.split_digest, weights.tensors_sha256),
+        id=config.run_id(dataset.split_digest, weights.identity),
         status=OK if result.reason is None else INVALID,
         reason=result.reason,
         config=config,

@@ -163,7 +163,7 @@ def _finished(unit: Unit, existing: dict[str, tuple[Path, RunRecord]], session: 
         digest = unit.digest(session)
     except PadimBenchError:  # running it will say so, and so costs no other unit
         return {}
-    ids = {config: config.run_id(digest, unit.weights.tensors_sha256) for config in unit.configs}
+    ids = {config: config.run_id(digest, unit.weights.identity) for config in unit.configs}
     return {c: Outcome(c, *existing[i], resumed=True) for c, i in ids.items() if i in existing}
 
 

@@ -126,6 +126,7 @@ def test_too_few_images_are_refused(category: Category, weights: Weights, model:
 
 VICTIM = """
 import os, signal, sys, time
+from padim_bench import PadimBenchError
 from padim_bench.costs.fresh import answer
 def work(asked):
     if asked['end'] == 'die':
@@ -133,6 +134,9 @@ def work(asked):
     if asked['end'] == 'wait':
         open(asked['file'], 'w').write(str(os.getpid()))
         time.sleep(120)
+    if asked['end'] == 'complain':
+        print('more', file=sys.stderr)
+        raise PadimBenchError('there is no such folder')
     print('noise')
     return {'asked': asked}
 answer(work)
@@ -148,6 +152,8 @@ def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_how_a_process_ended_is_said(victim: str) -> None:
     assert in_fresh_process(victim, {"end": "well"}, "it", timeout_s=100) == {"asked": {"end": "well"}}
+    with pytest.raises(PadimBenchError, match="measuring it: there is no such folder"):
+        in_fresh_process(victim, {"end": "complain"}, "it", timeout_s=100)
     with pytest.raises(PadimBenchError, match="measuring it: ended by SIGKILL, most likely for want of memory"):
         in_fresh_process(victim, {"end": "die"}, "it", timeout_s=100)
 

@@ -269,7 +269,7 @@ def test_a_measurement_that_fails_is_named_and_costs_no_other(
     reply = cli("reproduce", "table8", *OPTIONS, "--data", tiny, "--results", tmp_path)
     assert reply.code == 0
     assert "2 of 4: grid R18-Rd100 cholesky float32: FAILED: ended by SIGKILL" in reply.err
-    assert "[UNTRAINED RANDOM WEIGHTS]; 2 measurements failed: " in reply.out
+    assert "[UNTRAINED RANDOM WEIGHTS]; 2 measurements gave no numbers: " in reply.out
     rows = [row for row in _rows(tmp_path / "tables" / "table8.csv") if row["part"] == "peak"]
     assert {row["strategy"] for row in rows} == {"auto"}
     assert {row["protocol"] for row in rows} == {"paper", "paper-stc"}

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.digests import IMAGENET_MEAN, IMAGENET_STD
 from padim_bench.protocols import CHOICES, PROTOCOLS
 from padim_bench.records.canonical import chosen, plain
 from padim_bench.records.config import Execution, RunConfig, read_config
-from tests.drawn_records import run_config
+from padim_bench.records.files import as_read
+from tests.drawn_records import WEIGHTS, run_config, run_record
 
 SPLIT, TENSORS = "b" * 64, "f" * 64
 # Of every field another value.
@@ -36,6 +38,31 @@ def test_the_id_of_a_run_is_pinned() -> None:
     varied = PROTOCOLS["paper"].vary(sigma=2.0, crop=None)
     other = run_config("grid", 3, protocol=varied, n_features=None, threads=2, extras=("pro_variants",))
     assert other.run_id(SPLIT, TENSORS) == "36a7ebfed60151556c141b2f8712682a1f1ab013bf66f34f10976fcb0bd20a29"
+
+
+def test_what_goes_without_saying_in_an_id_is_pinned_too() -> None:
+    """Where a default changes, all ids of runs that were as by default would stand for something else."""
+    assert plain(RunConfig("d", "c", PaDiMConfig())) == {
+        "dataset": "d",
+        "category": "c",
+        "model": {
+            "backbone": "resnet18.tv_in1k", "layers": "paper", "n_features": 100, "reduction": "random", "seed": 0,
+            "fusion": "concatenate", "strategy": "cholesky", "storage": "float32", "compute_dtype": "float64",
+            "backbone_dtype": "float32",
+            "protocol": {
+                "name": "paper",
+                "images": {"resize": 256, "crop": 224, "interpolation": "bicubic", "rotation": 0.0, "version": 0},
+                "masks": {"interpolation": "nearest", "compare_at": "protocol"},
+                "maps": {"interpolation": "bicubic", "sigma": 4.0, "border": "reflect", "score_from": "smoothed"},
+                "epsilon": 0.01,
+                "source": PROTOCOLS["paper"].source,
+            },
+        },
+        "weights": "",
+        "execution": {"device": "cpu", "threads": 1, "batch_size": 8},
+        "extras": [],
+        "every": 1,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +96,26 @@ def test_whatever_decides_a_number_decides_the_id(part: str, field: str) -> None
     changed = replace(config, **{part: replace(getattr(config, part), **{field: OTHER[part][field]})})
     assert changed.run_id(SPLIT, TENSORS) != config.run_id(SPLIT, TENSORS)
     assert read_config(plain(changed)) == changed
+
+
+@pytest.mark.parametrize("changes", [{"dataset": "demo"}, {"category": "grid"}, {"extras": ("x",)}, {"every": 5}])
+def test_what_it_is_of_decides_the_id(changes: dict[str, Any]) -> None:
+    assert replace(run_config(), **changes).run_id(SPLIT, TENSORS) != run_config().run_id(SPLIT, TENSORS)
+
+
+def test_a_whole_number_is_the_same_choice_as_its_float() -> None:
+    for changes in ({"sigma": 2}, {"epsilon": 1}, {"rotation": 10}):
+        whole = run_config(protocol=PROTOCOLS["paper"].vary(**changes))
+        same = run_config(protocol=PROTOCOLS["paper"].vary(**{k: float(v) for k, v in changes.items()}))
+        assert whole.run_id(SPLIT, TENSORS) == same.run_id(SPLIT, TENSORS)
+        assert as_read(run_record(whole)).config == whole == same
+
+
+def test_weights_that_are_used_with_another_normalisation_are_another_run() -> None:
+    assert WEIGHTS.identity != WEIGHTS.tensors_sha256  # 0.5 and 0.2, which are not ImageNet's
+    usual = replace(WEIGHTS, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert usual.identity == usual.tensors_sha256
+    assert run_record(run_config(), weights=usual).id != run_record(run_config()).id
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -22,7 +22,7 @@ from padim_bench.records.files import (
     write_record,
 )
 from padim_bench.records.measurements import HELD, read_measurements
-from padim_bench.records.runs import Extra
+from padim_bench.records.runs import Extra, RunRecord
 from padim_bench.records.sealed import sealed
 from padim_bench.report.gaps import gaps_page
 from padim_bench.report.render import table_page
@@ -94,6 +94,33 @@ def test_error_bounds_are_numbers_from_0(tmp_path: Path, bounds: object) -> None
         read_record(path)
 
 
+def test_a_record_is_read_by_its_path_with_types(tmp_path: Path) -> None:
+    record = run_record(run_config())
+    path = write_record(tmp_path, record)
+    read = RunRecord.from_disk(str(path))
+    assert read == record
+    assert (read.config.model.n_features, read.dataset.n_train, read.value("pro")) == (100, 209, record.value("pro"))
+    with pytest.raises(PadimBenchError, match="nowhere"):
+        RunRecord.from_disk(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("state_bytes", 0),
+        ("clamped", 0),
+        ("residual", 0.0),
+        ("strategy_used", "dual"),
+        ("extra", {"image_f1_threshold": 1.0}),
+    ],
+)
+def test_an_invalid_run_has_no_numbers_not_even_0(tmp_path: Path, member: str, value: Any) -> None:
+    path = write_record(tmp_path, run_record(run_config(), invalid="did not return within 60 s"))
+    path.write_text(sealed(to_json(read_record(path).to_dict() | {member: value}) + "\n"))
+    with pytest.raises(PadimBenchError, match=f"{member}: an invalid run has none"):
+        read_record(path)
+
+
 def test_line_ends_alone_may_differ(tmp_path: Path) -> None:
     record = run_record(run_config())
     path = write_record(tmp_path, record)
@@ -152,6 +179,9 @@ def test_an_edited_record_with_a_new_digest_gives_no_traceback(folder: Path) -> 
         (("config", "model", "n_features"), True, "config.model.n_features: "),
         (("config", "model", "reduction"), "magic", "config.model.reduction: "),
         (("config", "colour"), "red", "config.colour: "),
+        (("config",), [], "config: "),
+        (("config", "model"), None, "config.model: "),
+        (("metrics", "mine"), "0.9", "metrics: mine: not a number"),
         (("config", "model", "protocol", "epsilon"), 0.0, "config.model.protocol: epsilon"),
         (("config", "model", "protocol", "images", "resize"), 300, "id: "),
         (("dataset", "split_digest"), "d" * 64, "id: "),

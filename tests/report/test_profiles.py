@@ -80,6 +80,17 @@ def test_untrained_networks_and_other_protocols_are_on_fronts_of_their_own(recor
     assert "[UNTRAINED RANDOM WEIGHTS: RESNET18]" in page.heading
 
 
+def test_categories_of_one_name_in_two_datasets_are_not_compared() -> None:
+    both = [cost(run_config(dataset=name), pro=pro) for name, pro in (("mvtec-ad", 0.9), ("mine", 0.95))]
+    assert set(best(both)) == {1, 2}
+    assert [title.partition(" on ")[0] for title in comparable(both)] == ["bottle of mvtec-ad", "bottle of mine"]
+
+
+def test_the_figure_says_that_networks_are_untrained() -> None:
+    (figure,) = pareto_figures([cost(run_config(), trained=False)]).values()
+    assert "[UNTRAINED RANDOM WEIGHTS]" in figure.get_suptitle()
+
+
 def test_tables_are_the_same_for_the_same_records(records: list[CostRecord]) -> None:
     tables = profiles_page(records).texts
     assert tables == profiles_page(list(records)).texts
