@@ -22,6 +22,7 @@ from padim_bench.costs.work import Subject, Work
 from padim_bench.data.loading import split_digest
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import Weights, resolve_weights
 from padim_bench.records.costs import CostRecord, MeasuredCost, to_dict
@@ -41,7 +42,7 @@ def test_features_that_a_backbone_lacks_are_left_out_and_said(weights: Weights) 
     assert len(found) == len(models)
     assert {n for arch, n in found if arch == "resnet18"} == {100, None}  # all of them is one spelling
     assert {m.seed for m, _ in models if m.n_features is None} == {0}
-    widest = max(wide, *(sum(measure.Backbone(one).channels) for one in (narrow, weights)))
+    widest = max(wide, *(sum(Backbone(one).channels) for one in (narrow, weights)))
     with pytest.raises(PadimBenchError, match=f"--n-features {widest + 1}: these backbones have at most {widest}"):
         plan_profiles(shared, [narrow, weights], [widest + 1], ["cholesky"], ["float32"])
 
