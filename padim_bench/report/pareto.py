@@ -160,10 +160,12 @@ def _legend(
         return Line2D([], [], marker=marker, color=colour, fillstyle=fill, markerfacecoloralt="white",  # type: ignore[arg-type]
                       lw=0, ms=7, mew=1.2, label=label)  # fmt: skip
 
-    handles = [mark("o", COLOURS[i % len(COLOURS)], "full", model) for i, model in enumerate(models)]
+    here = {r.model_title for _, r in drawn}  # of the page's, which the marks are of
+    handles = [mark("o", COLOURS[i % len(COLOURS)], "full", model) for i, model in enumerate(models) if model in here]
     handles += [
         mark(_MARKERS[i % len(_MARKERS)], "0.35", "full", f"{name} (lossy)" if name in lossy else name)
         for i, name in enumerate(strategies)
+        if name in {r.config.model.strategy for _, r in drawn}
     ]
     handles += [mark("o", "0.35", _FILLS[dtype], dtype) for dtype in dtypes]
     handles.append(Line2D([], [], color="0.45", lw=1.2, label="best of the two measures"))
