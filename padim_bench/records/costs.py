@@ -353,8 +353,10 @@ def _check(record: CostRecord | GrowthRecord) -> None:
         raise ValueError(f"model_name: {record.model_name!r}, where config makes it {config.model_name!r}")
     if record.id != measurement_id(record.kind, config, record.asked, dataset.split_digest, weights.identity):
         raise ValueError("id: it is not that of this configuration, split and weights")
-    if (record.status == OK) is not (record.reason is None):
-        raise ValueError("reason: there is one unless the status is ok")
+    if record.status not in {OK, LOSSY} and not record.reason:
+        raise ValueError("reason: there is none")
+    if record.status == OK and record.reason is not None:
+        raise ValueError("reason: a measurement that is ok has none")
     if isinstance(record, MeasuredCost):
         sizes = [one.batch_size for one in record.scoring]
         if 1 not in sizes or len(set(sizes)) < len(sizes):

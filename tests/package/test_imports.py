@@ -91,7 +91,19 @@ REGISTRIES = ("data.datasets", "metrics.summary", "padim.paper", "padim.reductio
 
 
 def test_reports_need_nothing_but_errors_records_what_can_be_printed_and_what_things_are_called() -> None:
-    assert outside("report", "errors", "machine.console", "padim.config", "protocols", "records", *REGISTRIES) == []
+    assert (
+        outside(
+            "report",
+            "errors",
+            "machine.console",
+            "machine.reading",
+            "padim.config",
+            "protocols",
+            "records",
+            *REGISTRIES,
+        )
+        == []
+    )
 
 
 def test_records_know_nothing_of_what_makes_them_or_is_made_of_them() -> None:

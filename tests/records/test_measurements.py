@@ -126,6 +126,7 @@ def test_what_could_not_be_measured_says_why_and_has_no_numbers(tmp_path: Path, 
         (("config", "model", "strategy"), 3, "config.model.strategy: input should be a valid string"),
         (("dataset", "category"), "grid", "dataset.category: 'grid', where config has 'bottle'"),
         (("environment", "versions", "torch"), "", "environment.versions: no version of torch"),
+        (("reason",), "why", "reason: a measurement that is ok has none"),
         (("id",), "f" * 64, "id: it is not that of this configuration, split and weights"),
     ],
 )
