@@ -289,7 +289,7 @@ def test_results_in_a_read_only_folder_are_refused(cli: CommandLine, tiny: Path,
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"schema": 2, "id"', "[]", "{}", '{"schema": 2}', '{"schema": 2, "id": "a"}', '{"schema": 99}']
+    "text", ["", '{"schema": 2, "id"', "[]", "{}", '{"schema": 3}', '{"schema": 3, "id": "a"}', '{"schema": 99}']
 )
 def test_a_file_among_the_records_that_is_none_is_refused(
     cli: CommandLine, tiny: Path, tmp_path: Path, text: str
