@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from support import CommandLine, assert_refused, contents, record_files
-from torch import Tensor
 
-from padim_bench import Backbone, PadimBenchError
+from padim_bench import PadimBenchError
 from padim_bench.cli import main
 from padim_bench.costs import measure
 from padim_bench.costs.work import Work
@@ -33,6 +31,7 @@ from padim_bench.records.files import read_records
 from padim_bench.records.runs import RunRecord
 from padim_bench.runs.plan import Settings, plan_scenes
 from padim_bench.runs.runner import run
+from tests.passes import count_images
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
 OPTIONS = (*RUN, "--dataset", "mvtec-ad")  # which every title doubts
@@ -50,17 +49,12 @@ def passes() -> list[int]:
 def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
     """The tables that share the paper's protocol, over one category, two seeds."""
     folder = tmp_path_factory.mktemp("all")
-    forward: Callable[[Backbone, Tensor], list[Tensor]] = Backbone.forward
-
-    def counted(self: Backbone, images: Tensor) -> list[Tensor]:
-        passes.append(len(images))
-        return forward(self, images)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Backbone, "forward", counted)
+        seen = count_images(patch)
         assert (
             main(["reproduce", *SHARED, "--seeds", "2", *OPTIONS, "--data", str(tiny), "--results", str(folder)]) == 0
         )
+        passes += seen
     assert (
         main(["reproduce", "seeds", "gaps", "--seeds", "2", *OPTIONS, "--data", str(tiny), "--results", str(folder)])
         == 0

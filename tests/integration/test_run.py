@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -34,24 +33,12 @@ from padim_bench.records.config import RunConfig, Wanted
 from padim_bench.runs import images, runner
 from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.result import fit_moments
+from tests.passes import count_images
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
 IMAGE_METRICS = {m for m in METRICS if m.startswith("image")}
 IMAGES = 6 + 6  # of a category of ``tiny``: training and test
 RUN = ("run", "--backbone", "resnet18", "--weights", "random", "--n-features", 20, "--threads", 1)
-
-
-def _count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of images of every backbone pass from now on."""
-    seen: list[int] = []
-    forward: Callable[[Backbone, Tensor], list[Tensor]] = Backbone.forward
-
-    def counted(self: Backbone, images: Tensor) -> list[Tensor]:
-        seen.append(len(images))
-        return forward(self, images)
-
-    monkeypatch.setattr(Backbone, "forward", counted)
-    return seen
 
 
 def test_json_is_one_document_with_the_documented_keys(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
@@ -117,7 +104,7 @@ def test_a_second_call_computes_nothing_and_says_so(
     command = (*RUN, "--data", tiny, "--results", tmp_path, "--json")
     first = cli(*command)
     assert not any(run["resumed"] for run in first.runs)
-    before, seen = contents(tmp_path), _count_images(monkeypatch)
+    before, seen = contents(tmp_path), count_images(monkeypatch)
     second = cli(*command)
     assert seen == []
     assert contents(tmp_path) == before
@@ -131,7 +118,7 @@ def test_only_what_is_missing_is_computed(
 ) -> None:
     command = (*RUN, "--data", tiny, "--results", tmp_path, "--json")
     assert cli(*command, "--categories", "bottle").code == 0
-    before, seen = contents(tmp_path), _count_images(monkeypatch)
+    before, seen = contents(tmp_path), count_images(monkeypatch)
     reply = cli(*command, "--categories", "bottle,grid", "--strategy", "cholesky,diagonal")
     assert [(r["category"], r["config"]["model"]["strategy"], r["resumed"]) for r in reply.runs] == [
         ("bottle", "cholesky", True),
@@ -148,7 +135,7 @@ def test_only_what_is_missing_is_computed(
 def test_configurations_share_one_backbone_pass_per_category(
     cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = _count_images(monkeypatch)
+    seen = count_images(monkeypatch)
     reply = cli(
         *RUN, "--data", tiny, "--categories", "bottle,grid", "--n-features", "20,50", "--seed", "0,1",
         "--strategy", "cholesky,diagonal", "--dtype", "float32,float16", "--results", tmp_path, "--json",

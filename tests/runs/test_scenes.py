@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torch import Tensor
 
-from padim_bench import Backbone, PadimBenchError, StrategyInvalidError
+from padim_bench import PadimBenchError, StrategyInvalidError
 from padim_bench.data import stc as stc_module
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
@@ -37,6 +36,7 @@ from padim_bench.runs.runner import Outcome, RunsFailedError, run
 from padim_bench.runs.scenes import SceneUnit, plan_scene
 from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Unit
+from tests.passes import count_images
 
 SMALL = get_protocol("paper-stc").vary(resize=64)
 TRAIN, TEST = 2 * 8, 4  # frames of a scene
@@ -92,15 +92,7 @@ def scenes(root: Path) -> list[Scene]:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images of every pass through a network from now on."""
-    seen: list[int] = []
-    forward: Callable[[Backbone, Tensor], list[Tensor]] = Backbone.forward
-
-    def counted(self: Backbone, images: Tensor) -> list[Tensor]:
-        seen.append(len(images))
-        return forward(self, images)
-
-    monkeypatch.setattr(Backbone, "forward", counted)
-    return seen
+    return count_images(monkeypatch)
 
 
 @pytest.fixture
