@@ -54,10 +54,10 @@ def _list_reductions() -> list[tuple[str, str]]:
 
 
 def _list_strategies() -> list[tuple[str, str]]:
-    from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
+    from padim_bench.padim.strategies import AUTO, STORAGE_DTYPES, STRATEGIES
 
     rows = [(s.name, s.summary + ("" if s.exact else " (not exact)")) for s in STRATEGIES.values()]
-    return [*rows, ("auto", "the exact one that stores least"), ("--storage", ", ".join(STORAGE_DTYPES))]
+    return [*rows, ("auto", AUTO), ("--storage", ", ".join(STORAGE_DTYPES))]
 
 
 def _list_protocols() -> list[tuple[str, str]]:

@@ -124,6 +124,13 @@ def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> No
         metavar=several,
         help="dtype in which the state is held; default float32",
     )
+    parser.add_argument(
+        "--half-products",
+        choices=("auto", "native", "widened"),
+        default="auto",
+        help="state in float16 or bfloat16: multiplied as it lies, widened to float32 first, or whichever is faster "
+        "here (auto, the default); native only where it is accurate enough",
+    )
 
 
 def check_models(arguments: argparse.Namespace) -> None:

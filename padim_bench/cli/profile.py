@@ -64,7 +64,8 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     for one in weights:
         if not one.trained:
             say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
-    shared = PaDiMConfig(seed=arguments.seed[0], protocol=run_protocol(arguments))
+    protocol = run_protocol(arguments)
+    shared = PaDiMConfig(seed=arguments.seed[0], half_products=arguments.half_products, protocol=protocol)
     models = plan_profiles(shared, weights, arguments.n_features, arguments.strategy, arguments.storage, say)
     chosen = ProfileSettings(
         # Images at a time as Tables VII and VIII have them, whatever the device, so that they share the measurements.

@@ -82,6 +82,7 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
                     storage,
                     arguments.compute_dtype,
                     arguments.backbone_dtype,
+                    arguments.half_products,
                     protocol,
                 )
             ),
@@ -117,6 +118,7 @@ def run_summary(outcome: Outcome) -> dict[str, Any]:
         "metrics": stored["metrics"],
         "extra": stored["extra"],
         "strategy_used": record.strategy_used,
+        "applied": record.applied,
         "timings_s": record.timings_s,
         "memory_bytes": record.memory.peak_rss_bytes,
         "state_bytes": record.state_bytes,

@@ -26,6 +26,7 @@ from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import PaDiM
+from padim_bench.padim.strategies import GATES
 from padim_bench.records.costs import (
     LOSSY,
     OK,
@@ -43,10 +44,6 @@ from padim_bench.records.costs import (
     ScoringTimes,
     to_dict,
 )
-
-# Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
-# more: what the README promises, and the tests on real features hold every exact strategy to.
-GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
 class Spool:
@@ -124,6 +121,7 @@ def measure(work: Work) -> CostRecord:
         }
         if status == VOID:
             return CostRecord(**subject.header("cost"), **found, load_average=Loads(load_before, _load()))
+        found["applied"] = "+".join(sorted(gaussians.applied)) or None
         found["metrics"] = _metrics(pipeline, scores, maps)
         latency, found["from_file_s"] = time_files(pipeline, gaussians, work.asked.n_images)
         images = pipeline.prepared(spread(category.test, max(work.asked.n_images, size)), {})
@@ -231,6 +229,7 @@ def _file_bytes(pipeline: Pipeline, gaussians: PatchGaussians) -> int:
         strategy=config.strategy,
         storage=config.storage,
         compute_dtype=config.compute_dtype,
+        half_products=config.half_products,
         protocol=config.protocol,
         device=pipeline.config.execution.device,
         reduction=config.reduction,

@@ -25,6 +25,8 @@ class PaDiMConfig:
         storage: dtype of the strategy's state.
         compute_dtype: of means, covariances and factorisations.
         backbone_dtype: of the backbone's convolutions.
+        half_products: how a state in half precision is applied where its strategy allows both: "native", multiplied
+            as it lies, "widened" to float32 first, or "auto", whichever this machine does faster.
         protocol: images, maps and epsilon.
     """
 
@@ -38,6 +40,7 @@ class PaDiMConfig:
     storage: str = "float32"
     compute_dtype: str = "float64"
     backbone_dtype: str = "float32"
+    half_products: str = "auto"
     protocol: Protocol = PROTOCOLS["paper"]
 
     __pydantic_config__: ClassVar = STORED_STRICTLY

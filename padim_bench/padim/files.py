@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypeVar
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -74,6 +74,8 @@ class About(TypedDict):
     layer_grids: tuple[tuple[_Side, _Side], ...]
     n_images: Annotated[int, Field(ge=2, lt=1 << 63)]
     residual: _Number | None
+    native_residual: NotRequired[_Number | None]
+    half_products: NotRequired[Literal["auto", "native", "widened"]]
     computed_in: Literal["float32", "float64"]
 
 
@@ -85,6 +87,7 @@ def save_model(model: PaDiM, path: Path | str) -> None:
     from safetensors.torch import save_file
 
     gaussians, path = model.gaussians, Path(path)
+    native = gaussians.native_residual
     about = {
         "format": MODEL_FORMAT,
         "arch": model.backbone.weights.arch,
@@ -106,6 +109,8 @@ def save_model(model: PaDiM, path: Path | str) -> None:
         "layer_grids": gaussians.embedding.layer_grids,
         "n_images": gaussians.n,
         "residual": gaussians.residual if math.isfinite(gaussians.residual) else None,
+        "native_residual": native if native is not None and math.isfinite(native) else None,
+        "half_products": model.config.half_products,
         "computed_in": gaussians.computed_in,
     }
     tensors = {"mean": gaussians.mean} | {f"state.{k}": v for k, v in gaussians.state.items()}
@@ -137,6 +142,7 @@ def load_model(kind: type[Model], path: Path | str, weights: str | Path | None, 
             storage=about["dtype"],
             compute_dtype=about["compute_dtype"],
             reduction=about["reduction"],
+            half_products=about.get("half_products", "widened"),  # as before there was a choice
             protocol=about["protocol"],
             device=device,
         )
@@ -152,6 +158,8 @@ def load_model(kind: type[Model], path: Path | str, weights: str | Path | None, 
         {name.removeprefix("state."): tensor for name, tensor in sorted(on_device.items())},
         float("nan") if about["residual"] is None else about["residual"],
         computed_in=about["computed_in"],
+        native_residual=about.get("native_residual"),
+        half_products=model.config.half_products,
     )
     return model.use(gaussians, about["image_size"])
 

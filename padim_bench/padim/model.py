@@ -15,6 +15,7 @@ from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
+from padim_bench.padim.half import HALF_PRODUCTS
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.projection import ChannelMoments, principal_components
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, check_reduction, reduced_embedding
@@ -54,6 +55,8 @@ class PaDiM:
             hint); of ``partial_fit``'s and of what has none no end is assumed. ``evaluate`` keeps maps within it.
         reduction: how dimensions are reduced; see ``REDUCTIONS``. "pca" learns its directions from the
             training images, so it holds their features until then, or past ``memory_limit`` reads them twice.
+        half_products: how a state in half precision is applied: "auto", "native" or "widened"; see
+            :class:`PaDiMConfig`. ``gaussians.applied`` says which it was.
         dtype: an older name of ``storage``.
 
     Example:
@@ -81,6 +84,7 @@ class PaDiM:
         backbone_dtype: str = "float32",
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         reduction: str = "random",
+        half_products: str = "auto",
         dtype: str | None = None,
     ) -> None:
         if None not in {storage, dtype} and storage != dtype:
@@ -89,6 +93,7 @@ class PaDiM:
         _check_choice("strategy", strategy, strategy_names())
         _check_choice("storage", storage, tuple(STORAGE_DTYPES))
         _check_choice("compute_dtype", compute_dtype, tuple(COMPUTE_DTYPES))
+        _check_choice("half_products", half_products, HALF_PRODUCTS)
         protocol = get_protocol(protocol)
         if isinstance(backbone, str):
             options = {"normalize": normalize, "dtype": backbone_dtype, "image_size": protocol.size}
@@ -106,6 +111,7 @@ class PaDiM:
             storage=storage,
             compute_dtype=compute_dtype,
             backbone_dtype=backbone.dtype,
+            half_products=half_products,
             protocol=protocol,
         )
         self.memory_limit = memory_limit
@@ -332,6 +338,7 @@ class PaDiM:
             epsilon=self.config.protocol.epsilon,
             strategy=self.config.strategy,
             storage=self.config.storage,
+            half_products=self.config.half_products,
             consume=consume,
         )
 

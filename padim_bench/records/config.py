@@ -143,6 +143,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "storage": _DTYPES,
     "compute_dtype": _DTYPES,
     "backbone_dtype": _DTYPES,
+    "half_products": ("auto", "native", "widened"),
 }
 
 

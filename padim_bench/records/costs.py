@@ -196,6 +196,7 @@ class CostRecord(Measurement):
     kind: Literal["cost"] = "cost"
     asked: CostChoices
     strategy_used: Text | None = None
+    applied: Text | None = None
     accuracy: Accuracy | None = None
     residual: Number | None = None
     folding_error: Number | None = None

@@ -98,6 +98,7 @@ class RunRecord:
         id: hex digest of configuration, split and weights.
         metrics: fractions by name; None where one is undefined.
         strategy_used: what "auto" came to; of a sum of maps, joined.
+        applied: how a state in half precision was applied, "native" or "widened"; both where a batch fell back.
         residual: largest relative error of squared distances against float64 at sampled positions.
         clamped: how many squared distances were below 0 by rounding.
         timings_s: seconds by stage.
@@ -116,6 +117,7 @@ class RunRecord:
     metrics: Metrics | None
     extra: Extra = field(default_factory=Extra)
     strategy_used: Text | None
+    applied: Text | None = None
     computed_in: Text | None
     state_bytes: Count | None
     residual: Number | None

@@ -112,8 +112,9 @@ class Layouts:
         """Of what the configuration stores, fitted to ``n`` images."""
         total = 0
         for one in (self.one(key(config, names)) for names in members(config)):
-            strategy = get_strategy(config.model.strategy, n, one.n_features)
-            total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[config.model.storage])
+            storage = config.model.storage
+            strategy = get_strategy(config.model.strategy, n, one.n_features, storage)
+            total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[storage])
         return total
 
 

@@ -49,6 +49,7 @@ def fit_moments(
         epsilon=config.protocol.epsilon,
         strategy=config.model.strategy,
         storage=config.model.storage,
+        half_products=config.model.half_products,
         consume=consume,
         on_positions=on_positions,
     )
@@ -83,6 +84,7 @@ def make_record(
         metrics=result.metrics,
         extra=result.extra,
         strategy_used="+".join(dict.fromkeys(f.strategy.name for f in fitted)) if fitted else None,
+        applied="+".join(sorted({name for f in fitted for name in f.applied})) or None if fitted else None,
         computed_in="+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
         state_bytes=sum(f.state_bytes for f in fitted) if fitted else None,
         residual=max(f.residual for f in fitted) if fitted else None,

@@ -21,6 +21,7 @@ from padim_bench.padim.embedding import PatchEmbedding, draw_channels
 from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
+from padim_bench.padim.strategies import GATES
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
@@ -180,6 +181,13 @@ def test_every_exact_strategy_equals_float64_on_real_features(
             # EfficientNet-B4 (1e-5 to 3e-5 in float32, 0.03 in float16).
             slack = 10 if arch == "tf_efficientnet_b4" and name.startswith("explicit") else 1
             assert fitted.residual <= slack * tolerance, (name, storage)
+    for storage in ("float16", "bfloat16"):
+        moments = TrainingMoments(embedding, torch.float64, 1 << 40)
+        moments.update(selected)
+        fitted = fit_gaussians(moments, epsilon=0.01, strategy="whitening", storage=storage, half_products="native")
+        found = fitted.squared_distances(held)[:, list(sample)].double().numpy()
+        assert (np.abs(found - exact) / exact).max() <= GATES[storage]
+        assert fitted.applied == {"native"}
 
 
 def test_wr50_rd550_fits_and_scores_inside_8_gb(real_data: Path, tmp_path: Path) -> None:

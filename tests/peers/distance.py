@@ -85,7 +85,7 @@ def least_work(options: dict[str, Any], size: dict[str, Any]) -> dict[str, Any] 
     if options["who"] != "ours":
         return None
     n, d, positions, batch = size["n"], size["d"], size["grid"] ** 2, size["batch"]
-    strategy = get_strategy(options["strategy"], n, d)
+    strategy = get_strategy(options["strategy"], n, d, options["storage"])
     values = strategy.n_values(n, d)
     width = 2 if options["storage"] == "float16" else 4
     return {

@@ -103,6 +103,8 @@ class Strategy:
         fits_in_float32: (n images, D) -> whether ``fit`` needs no more, whatever the compute dtype.
         all_threads: fitted with all of torch's threads on one tile at a time, not a thread to a tile.
         products: applied by large products alone, which torch's threads share without loss.
+        native: whether ``apply`` keeps its accuracy in the half precision of the storage too, where the state is not
+            widened and ``delta`` is rounded to it: one product, whose errors average out in a sum of squares.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Strategy:
     fits_in_float32: Callable[[int, int], bool] = lambda n, d: False
     all_threads: bool = False
     products: bool = False
+    native: bool = False
 
     def n_values(self, n: int, d: int) -> int:
         """Numbers stored per position, of n images and D dimensions."""

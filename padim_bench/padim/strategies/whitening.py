@@ -14,9 +14,9 @@ def fit(chunk: PositionChunk) -> State:
 
 
 def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
-    total = torch.zeros_like(delta[:, 0])
+    total = torch.zeros_like(delta[:, 0], dtype=torch.promote_types(delta.dtype, torch.float32))
     for rows, block in triangular.blocks_of(state, "rows"):
-        total += torch.bmm(block, delta[:, : rows.stop]).square().sum(dim=1)
+        total += torch.bmm(block, delta[:, : rows.stop]).to(total.dtype).square().sum(dim=1)
     return total
 
 
@@ -28,4 +28,5 @@ STRATEGY = Strategy(
     apply=apply,
     shapes=lambda n, d: triangular.shapes(d, "rows"),
     products=True,
+    native=True,
 )
