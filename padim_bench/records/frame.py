@@ -1,4 +1,4 @@
-"""All values of all runs as one flat frame, a line for every run and metric."""
+"""All values of all runs as one flat frame, a line for every run and metric: what pages of accuracy are made from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from padim_bench.metrics.summary import METRICS, Metric
 from padim_bench.records.files import check_mergeable
 from padim_bench.records.merged import read_evidence
 from padim_bench.records.runs import RunRecord
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "dataset", "category", "model", "weights", "metric", "seed", "protocol", "strategy", "storage", "value", "status",
-    "extras", "record", "machine",
+    "dataset", "category", "kind", "model", "layers", "weights", "backbone_dtype", "seed", "protocol", "strategy",
+    "storage", "metric", "value", "error_bound", "status", "extras", "state_bytes", "residual", "record", "machine",
 )  # fmt: skip
+NUMBERS = ("value", "error_bound", "state_bytes", "residual")
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:
@@ -27,11 +29,18 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
             have, the first folder's record is taken.
 
     Returns:
-        Columns dataset, category, model (as the paper would name it), weights (their label), metric, seed (of the
-        reduction), protocol, strategy, storage, value (a fraction, or in the metric's own unit; NaN where it is
-        undefined, and of runs that are invalid), status ("ok" or "invalid"), extras (what else was measured, joined by
-        commas: a run with "pro_variants" may stand beside the same without), record (its id) and machine (GPU or
-        processor, and threads).
+        What was run: columns dataset, category, kind (of the category: "texture", "object", ...), model (as the paper
+        would name it), layers (joined by +), weights (their label), backbone_dtype, seed (of the reduction), protocol,
+        strategy and storage.
+
+        What came out: metric (a name in ``METRICS``, or "pro: NAME" of a deviating definition of it), value (a
+        fraction, or in the metric's own unit; NaN where it is undefined, and of runs that are invalid) and error_bound
+        (how far the value may be off, in its unit: 0 where it is exact; NaN where it is from histograms and not known).
+
+        Of the run, and so the same in all its lines: status ("ok" or "invalid"), extras (what else was measured,
+        joined by commas: a run with "pro_variants" may stand beside the same without), state_bytes (of the strategy's
+        state) and residual (largest relative error of squared distances against float64), both NaN of invalid runs,
+        record (its id) and machine (GPU or processor, and threads).
 
     Raises:
         PadimBenchError: for a folder that is not there, has nothing, or a record that is not whole and sound, and where
@@ -43,21 +52,29 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
 
 def values(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """The frame of :func:`load_results` of some records, in their order."""
+    """The frame of :func:`load_results` of some records, in their order; each has a line for every metric."""
     import pandas as pd
-
-    from padim_bench.metrics.summary import METRICS
 
     rows = []
     for record in records:
-        config, model = record.config, record.config.model
-        for metric in METRICS if record.metrics is None else record.metrics:
-            value = record.value(metric)
-            rows.append(
-                (
-                    *(config.dataset, config.category, config.model_name, config.weights, metric, model.seed),
-                    *(model.protocol.name, model.strategy, model.storage, float("nan") if value is None else value),
-                    *(record.status, ",".join(config.extras), record.id, record.machine),
-                )
-            )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        dataset, config, model = record.dataset, record.config, record.config.model
+        run = (
+            *(dataset.name, dataset.category, dataset.kind, config.model_name, "+".join(config.layers)),
+            *(config.weights, model.backbone_dtype, model.seed, model.protocol.name, model.strategy, model.storage),
+        )
+        of_run = record.status, ",".join(config.extras), record.state_bytes, record.residual, record.id, record.machine
+        bounds = record.extra.error_bounds or {}
+        found = dict.fromkeys(METRICS) | (record.metrics or {})
+        found |= {variant("pro", name): value for name, value in (record.extra.pro_variants or {}).items()}
+        rows += [(*run, metric, value, bounds.get(metric, 0.0), *of_run) for metric, value in found.items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
+
+
+def variant(metric: str, name: str) -> str:
+    """What the frame calls a metric by a deviating definition of that name."""
+    return f"{metric}: {name}"
+
+
+def metric_of(name: str) -> Metric:
+    """The registry's metric that one in the frame is, or is a variant of."""
+    return METRICS[name.partition(": ")[0]]

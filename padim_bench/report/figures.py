@@ -46,7 +46,7 @@ def spread_figure(
     """Every seed's value, per category and method, beside what draws nothing and what the paper prints.
 
     Args:
-        frame: from ``report.seeds.seeds_frame``.
+        frame: a line per value, with columns method, category, metric and value.
         metrics: key and title of each panel.
         drawn: methods that have seeds, in order.
         reference: the method that has none; a line.

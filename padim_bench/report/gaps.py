@@ -6,14 +6,18 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padim_bench.data.datasets import PAPER_DATASET
-from padim_bench.metrics.summary import METRICS
+from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Grid, Page, Section, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
 from padim_bench.report.tables import shared_facts, title_warnings
+from padim_bench.report.values import shown_values
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Titles of protocols and their names in records, in order.
 Steps = Sequence[tuple[str, str]]
@@ -38,7 +42,8 @@ def gaps_page(
         missing: per model title that did not run, why.
     """
     records = [r for of_model in runs.values() for r in of_model]
-    report = _Report(spec, runs)
+    values = shown_values(runs, [*metric_titles(spec), "pro", *(variant("pro", key) for key in variants)])
+    report = _Report(spec, runs, values)
     for model in spec["models"]:
         report.published(model)
     main = spec["models"][0]["title"]
@@ -46,7 +51,7 @@ def gaps_page(
         for heading, steps in walks.items():
             report.ablation(main, f"{main}: {heading}, one choice at a time", steps, cumulative=True)
         report.ablation(main, f"{main}: one choice changed alone", alone, cumulative=False)
-        report.variants(main, {key: name for key, (name, _) in variants.items()})
+        report.variants(main, alone[0][1], {key: name for key, (name, _) in variants.items()})
     cited = [f"{r['title']}: {r['source']}." for r in spec["reproductions"] if r["id"] in report.cited]
     captions = [
         "Percent, and points in brackets. Published values are copied as printed; means are over the categories shown "
@@ -56,7 +61,7 @@ def gaps_page(
         *[f"{title}: not run: {why}." for title, why in missing.items()],
         *dict.fromkeys(cited),
         *[f"PRO variant {name}: {what}." for name, what in variants.values() if report.has_variants],
-        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
+        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records, values)],
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     return Page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
@@ -69,8 +74,10 @@ SLIGHT = 0.1  # points
 class _Report:
     """Collects the grids, and the same numbers in long form."""
 
-    def __init__(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> None:
-        self.spec, self.runs = spec, runs
+    def __init__(self, spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]], values: pd.DataFrame) -> None:
+        self.spec = spec
+        groups = values.dropna(subset="value").groupby(["title", "protocol", "metric"], sort=False)
+        self._values = {place: dict(zip(lines.category, lines.value, strict=True)) for place, lines in groups}
         self.sections: list[Section] = []
         self.lines: list[list[str]] = []
         self.notes: list[str] = []
@@ -93,11 +100,7 @@ class _Report:
 
     def values(self, title: str, protocol: str, metric: str) -> dict[str, float]:
         """Percent by category, of valid runs."""
-        return {
-            r.dataset.category: METRICS[metric].shown(value)
-            for r in self.runs.get(title, ())
-            if r.config.protocol.name == protocol and (value := r.value(metric)) is not None
-        }
+        return self._values.get((title, protocol, metric), {})
 
     def published(self, model: Mapping[str, Any]) -> None:
         """Paper, public reproductions, and ours under each preset."""
@@ -167,28 +170,25 @@ class _Report:
                 header = ["Protocol", *self.categories, "mean"]
                 self.sections.append((f"{heading}: {called} ({what})", Grid(header, rows)))
 
-    def variants(self, title: str, names: Mapping[str, str]) -> None:
+    def variants(self, title: str, protocol: str, names: Mapping[str, str]) -> None:
         """Our exact PRO and the deviating definitions, on the same maps."""
-        found = {
-            r.dataset.category: (METRICS["pro"].shown(exact), r.extra.pro_variants)
-            for r in self.runs[title]
-            if r.extra.pro_variants and (exact := r.value("pro")) is not None
-        }
-        if not found:
+        exact = self.values(title, protocol, "pro")
+        found = {name: self.values(title, protocol, variant("pro", key)) for key, name in names.items()}
+        categories = [c for c in exact if any(c in values for values in found.values())]
+        if not categories:
             return
         self.has_variants = True
-        rows = [["exact (ours)", *(number(exact) for exact, _ in found.values())]]
-        for key, name in names.items():
+        rows = [["exact (ours)", *(number(exact[c]) for c in categories)]]
+        for name, values in found.items():
             row = [name]
-            for category, (exact, others) in found.items():
-                other = others.get(key)
-                value = None if other is None else METRICS["pro"].shown(other)
-                change = None if value is None else value - exact
+            for category in categories:
+                value = values.get(category)
+                change = None if value is None else value - exact[category]
                 row.append(number(value) + ("" if change is None else f" ({round(change, 2) + 0.0:+.2f})"))
                 self.line("PRO variants", title, "pro", name, category, value, change)
             rows.append(row)
         heading = f"{title}: PRO by other definitions, on the same maps, for explanation only"
-        self.sections.append((heading, Grid(["Definition", *found], rows, frozenset({1}))))
+        self.sections.append((heading, Grid(["Definition", *categories], rows, frozenset({1}))))
 
     def line(
         self, section: str, model: str, metric: str, row: str, category: str, value: float | None,

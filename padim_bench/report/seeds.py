@@ -6,27 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.data.datasets import PAPER_DATASET
-from padim_bench.metrics.summary import METRICS
-from padim_bench.records.frame import values
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
 from padim_bench.report.tables import shared_facts, title_warnings
+from padim_bench.report.values import shown_values
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def seeds_frame(runs: Mapping[str, Sequence[RunRecord]], metrics: Sequence[str]) -> pd.DataFrame:
-    """One row per valid run and metric: method, category, metric, seed, value in percent, record."""
-    import pandas as pd
-
-    frame = pd.concat([values(records).assign(method=method) for method, records in runs.items()], ignore_index=True)
-    frame = frame[frame.metric.isin(list(metrics)) & frame.value.notna()].reset_index(drop=True)
-    frame["value"] = [METRICS[metric].shown(value) for metric, value in zip(frame.metric, frame.value, strict=True)]
-    frame["record"] = frame.record.str[:12]
-    return frame[["method", "category", "metric", "seed", "value", "record"]]
 
 
 def paper_values(spec: Mapping[str, Any], frame: pd.DataFrame, dataset: str) -> dict[tuple[str, str], float]:
@@ -50,7 +38,8 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
         runs: per method, the records of all its seeds and categories.
     """
     metrics = metric_titles(spec)
-    frame = seeds_frame(runs, list(metrics))
+    values = shown_values(runs, metrics)
+    frame = values.dropna(subset="value").rename(columns={"title": "method"})
     records = [r for of_method in runs.values() for r in of_method]
     printed = paper_values(spec, frame, records[0].dataset.name)
     drawn = [m["title"] for m in spec["models"] if m["title"] != spec["reference"] and m["title"] in runs]
@@ -85,7 +74,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
         *_invalid(runs),
         "Stratified: channels drawn from each layer in proportion to its size. Semi-orthogonal: projection onto random "
         "orthonormal directions of all channels.",
-        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records)],
+        *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records, values)],
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     heading = f"Seeds: {spec['title']}{shout}"
@@ -96,7 +85,8 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
         return render(spread_figure(frame, metrics, drawn, spec["reference"], printed, title))
 
     figures = {} if frame.empty else {spec["name"]: figure}  # all runs invalid, which the page says
-    text = frame.to_csv(index=False, lineterminator="\n")
+    lines = frame[["method", "category", "metric", "seed", "value", "record"]].assign(record=frame.record.str[:12])
+    text = lines.to_csv(index=False, lineterminator="\n")
     return Page(spec["name"], heading, sections, captions, text, figures=figures)
 
 

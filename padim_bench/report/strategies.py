@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.metrics.summary import headline
-from padim_bench.records.runs import RunRecord
+from padim_bench.records.runs import OK, RunRecord
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.tables import shared_facts, title_warnings
+from padim_bench.report.values import shown_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,35 +19,25 @@ if TYPE_CHECKING:
 REFERENCE = ("cholesky", "float64")
 
 
-def strategies_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per (strategy, dtype), in percent, points and MB; NaN where no run was valid.
+def strategies_frame(values: pd.DataFrame) -> pd.DataFrame:
+    """One row per strategy and storage, in percent, points and MB; NaN where a run was invalid.
 
-    Columns: state_mb and residual (the largest over categories), the mean of each metric, and
-    ``difference``, the largest change of any metric of any category from ``REFERENCE``, in points.
+    Args:
+        values: as pages show them, of one model.
+
+    Returns:
+        Columns state_mb and residual (the largest over categories), ``difference``, the largest change of any metric of
+        any category from ``REFERENCE``, in points, and the mean of each metric.
     """
-    import pandas as pd
-
-    shown = headline()
-    rows = pd.DataFrame(
-        {
-            "strategy": r.config.model.strategy,
-            "dtype": r.config.model.storage,
-            "category": r.dataset.category,
-            "valid": r.valid,
-            "state_mb": (r.state_bytes or float("nan")) / 1e6,
-            "residual": float("nan") if r.residual is None else r.residual,
-            **{
-                name: metric.shown(v) if (v := r.value(name)) is not None else float("nan")
-                for name, metric in shown.items()
-            },
-        }
-        for r in records
-    )
-    reference = rows[(rows.strategy == REFERENCE[0]) & (rows.dtype == REFERENCE[1])].set_index("category")
-    changes = rows[list(shown)] - reference.loc[rows.category, list(shown)].to_numpy()
-    rows["difference"] = changes.abs().max(axis=1)
-    grouped = rows.groupby(["strategy", "dtype"], sort=False)
-    frame = grouped[["state_mb", "residual", "difference"]].max().join(grouped[list(shown)].mean())
+    of_reference = (values.strategy == REFERENCE[0]) & (values.storage == REFERENCE[1])
+    reference = values[of_reference].set_index(["category", "metric"]).value.rename("reference")
+    lines = values.join(reference, on=["category", "metric"]).sort_values("metric", kind="stable")
+    lines["difference"] = (lines.value - lines.reference).abs()
+    lines["state_mb"] = lines.state_bytes / 1e6
+    lines["valid"] = lines.status == OK
+    grouped = lines.groupby(["strategy", "storage"], sort=False)
+    means = lines.groupby(["strategy", "storage", "metric"], sort=False).value.mean().unstack("metric")
+    frame = grouped[["state_mb", "residual", "difference"]].max().join(means[list(headline())])
     # A mean over the categories that happened to be right would flatter a strategy that is sometimes wrong.
     frame.loc[~grouped.valid.all()] = float("nan")
     return frame.reset_index()
@@ -54,7 +45,8 @@ def strategies_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 def strategies_page(spec: dict[str, Any], records: Sequence[RunRecord]) -> Page:
     """The table."""
-    frame = strategies_frame(records)
+    values = shown_values({spec["title"]: records}, headline())
+    frame = strategies_frame(values).rename(columns={"storage": "dtype"})
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     categories = list(dict.fromkeys(r.dataset.category for r in records))
     captions = [
@@ -63,7 +55,7 @@ def strategies_page(spec: dict[str, Any], records: Sequence[RunRecord]) -> Page:
         f"float64 on sampled positions. Diff.: largest change of any metric of any category from {REFERENCE[0]} in "
         f"{REFERENCE[1]}, in points. INVALID: the guard found the inverse wrong in some category.",
         f"Weights {records[0].weights.label}; seed {records[0].config.model.seed}.",
-        *[f"{fact}." for fact in shared_facts(records)],
+        *[f"{fact}." for fact in shared_facts(records, values)],
     ]
     frame["provenance"] = " ".join(captions[1:])
     frame["records"] = " ".join(r.id[:12] for r in records)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
@@ -15,11 +15,11 @@ from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.facts import Environment, Recorded
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
+from padim_bench.report.values import shown_values
 
-# The records of one model: a list per replicate (seed or dataset version), each with one record per category.
-Replicates = Sequence[Sequence[RunRecord]]
-# A value in percent and the ids of the records behind it.
-Value = tuple[float, tuple[str, ...]]
+if TYPE_CHECKING:
+    import pandas as pd
+
 GROUPS = {"texture": "Texture", "object": "Object", "all": "All"}
 
 
@@ -111,72 +111,70 @@ class Table:
         return self.spec.paper.get((model.paper_method, row, metric)) if self.comparable else None
 
 
-def build_table(spec: TableSpec, runs: Mapping[str, Replicates], missing: Mapping[str, str]) -> Table:
-    """Cells of ``spec`` from the records of each model title; invalid records are left out.
+def build_table(spec: TableSpec, runs: Mapping[str, Sequence[RunRecord]], missing: Mapping[str, str]) -> Table:
+    """Cells of ``spec`` from the records of each model title; categories with an invalid one are left out.
 
     Args:
-        runs: per model title, its replicates.
+        runs: per model title, the records of all its categories, dataset versions and seeds.
         missing: per model title that did not run, why.
 
     Raises:
         PadimBenchError: records of more than one dataset.
     """
-    records = [r for replicates in runs.values() for rs in replicates for r in rs]
-    datasets = {r.dataset.name for r in records}
+    records = [r for of_model in runs.values() for r in of_model]
+    values = shown_values(runs, [metric.key for metric in spec.metrics])
+    datasets = sorted(set(values.dataset))
     if len(datasets) > 1:
-        raise PadimBenchError(f"a table needs records of one dataset, got {sorted(datasets)}")
-    dataset = next(iter(datasets), "")
-    kinds = {r.dataset.category: r.dataset.kind for r in records}
+        raise PadimBenchError(f"a table needs records of one dataset, got {datasets}")
     cells = [
         cell
         for model in spec.models
         if model.title in runs
         for metric in spec.metrics
-        for cell in _model_cells(spec, model, metric, runs[model.title], kinds, dataset)
+        for cell in _model_cells(spec, model, metric, values)
     ]
     several = len({r.weights.label for r in records}) > 1
     described = {m.title: _describe(runs[m.title], weights=several) for m in spec.models if m.title in runs}
     return Table(
         spec,
-        dataset,
-        tuple(kinds),
+        next(iter(datasets), ""),
+        tuple(dict.fromkeys(values.category)),
         tuple(cells),
         described,
         dict(missing),
         title_warnings(records),
-        shared_facts(records) if records else (),
+        shared_facts(records, values) if records else (),
     )
 
 
-def _model_cells(
-    spec: TableSpec,
-    model: TableModel,
-    metric: TableMetric,
-    replicates: Replicates,
-    kinds: Mapping[str, str],
-    dataset: str,
-) -> list[Cell]:
+def _model_cells(spec: TableSpec, model: TableModel, metric: TableMetric, values: pd.DataFrame) -> list[Cell]:
+    """Every category's and group's, from the values of the whole table."""
     printed = {
         row: p for (method, row, key), p in spec.paper.items() if (method, key) == (model.paper_method, metric.key)
     }
+    dataset, kinds = values.dataset.iloc[0], dict(zip(values.category, values.kind, strict=True))
     if dataset != spec.dataset:
         printed = {}  # the paper's numbers are of that dataset alone
-    found: dict[str, list[Value]] = {}
-    for record in (r for records in replicates for r in records):
-        value = record.value(metric.key)
-        if value is not None:
-            found.setdefault(record.dataset.category, []).append((METRICS[metric.key].shown(value), (record.id,)))
-    # A mean over the replicates that happened to be valid would flatter the rest.
-    ours = {category: values for category, values in found.items() if len(values) == len(replicates)}
-    if spec.versions and len(replicates) > spec.versions:
-        ours = {category: _by_version(values, spec.versions) for category, values in ours.items()}
+    mine = values[(values.title == model.title) & (values.metric == metric.key)]
+    # Replicates by categories. A mean over the replicates that happened to be valid would flatter the rest.
+    wide = mine.pivot(index=["protocol", "seed"], columns="category", values="value").dropna(axis="columns")
+    if spec.versions:  # seeds of one version are no independent draws of it
+        wide = wide.groupby(level="protocol").agg(fmean)
+    ours = wide.to_dict("list")
+    ids = mine.groupby("category").record.agg(list).to_dict()
     known = DATASETS.get(dataset)  # one that is not known is complete as it is
+
+    def cell(row: str, members: Sequence[str], paper: float | None, full: int) -> Cell:
+        replicates = tuple(map(fmean, zip(*(ours[c] for c in members), strict=True)))
+        records = tuple(record for c in members for record in ids[c])
+        one = printed.get(row)
+        verdict = _verdict(replicates, paper, one, metric.tolerance)
+        return Cell(model.title, metric.key, row, replicates, paper, one, len(members), full, verdict, records)
+
     cells = []
     for category in kinds:
-        values = ours.get(category, [])
-        one = printed.get(category)
-        paper = one.value if one else None
-        cells.append(_cell(model, metric, category, [values] if values else [], paper, one, 1))
+        paper = printed[category].value if category in printed else None
+        cells.append(cell(category, [category] if category in ours else [], paper, 1))
     for group in GROUPS:
         members = [c for c in kinds if c in ours and group in {"all", kinds[c]}]
         total = sum(group in {"all", kind} for kind in kinds.values())
@@ -185,44 +183,25 @@ def _model_cells(
         paper = fmean(same) if members and len(same) == len(members) else None
         if paper is None and members and len(members) == full and group in printed:
             paper = printed[group].value
-        cells.append(_cell(model, metric, group, [ours[c] for c in members], paper, printed.get(group), full))
+        cells.append(cell(group, members, paper, full))
     return cells
 
 
-def _by_version(values: list[Value], versions: int) -> list[Value]:
-    """Means over the seeds of each dataset version: seeds of one version are no independent draws of it."""
-    n = len(values) // versions
-    parts = [values[i : i + n] for i in range(0, len(values), n)]
-    return [(fmean(v for v, _ in part), tuple(i for _, ids in part for i in ids)) for part in parts]
-
-
-def _cell(
-    model: TableModel,
-    metric: TableMetric,
-    row: str,
-    members: Sequence[Sequence[Value]],
-    paper: float | None,
-    printed: Printed | None,
-    full: int,
-) -> Cell:
-    """A cell from the value of each replicate of each member category."""
-    values = tuple(fmean(value for value, _ in of_one) for of_one in zip(*members, strict=True))
-    ids = tuple(record_id for member in members for _, record_ids in member for record_id in record_ids)
-    verdict = ""
-    # No verdict where the printed value contradicts the paper's others: either answer would be wrong of one of them.
+def _verdict(values: Sequence[float], paper: float | None, printed: Printed | None, tolerance: float) -> str:
+    """Whether the mean is within the tolerance of the paper's value; "" where there is nothing to compare."""
+    # None where the printed value contradicts the paper's others: either answer would be wrong of one of them.
     contradicted = printed is not None and printed.recomputed is not None and paper == printed.value
-    if values and paper is not None and not contradicted:
-        # Printed values are rounded to 0.1, ours are shown to 0.01.
-        verdict = "within" if abs(round(fmean(values), 2) - paper) <= metric.tolerance + 1e-9 else "outside"
-    return Cell(model.title, metric.key, row, values, paper, printed, len(members), full, verdict, ids)
+    if not values or paper is None or contradicted:
+        return ""
+    # Printed values are rounded to 0.1, ours are shown to 0.01.
+    return "within" if abs(round(fmean(values), 2) - paper) <= tolerance + 1e-9 else "outside"
 
 
-def _describe(replicates: Replicates, *, weights: bool) -> str:
+def _describe(records: Sequence[RunRecord], *, weights: bool) -> str:
     """How a model was made; ``weights`` says whose, where the table's models differ in it."""
-    first = replicates[0][0]
+    first = records[0]
     model, embedding = first.config.model, first.embedding
     whose = f"{first.weights.label}; " if weights else ""
-    records = [r for rs in replicates for r in rs]
     reduction = REDUCTIONS[model.reduction]
     how = reduction.phrase.format(kept=embedding.n_features, all=embedding.n_channels)
     if model.fusion == "sum":
@@ -284,15 +263,14 @@ def code_facts(environments: Sequence[Environment]) -> str:
     )
 
 
-def _approximate(records: Sequence[RunRecord]) -> list[str]:
+def _approximate(values: pd.DataFrame) -> list[str]:
     """The line that says whose pixel metrics are from histograms, and how far off they may be; none if none are."""
-    found = [(r, bounds) for r in records if (bounds := r.extra.error_bounds)]
-    if not found:
+    found = values[values.error_bound != 0]
+    if found.empty:
         return []
-    known = [(n, bound) for _, bounds in found for n, bound in bounds.items() if bound is not None and n in METRICS]
-    largest = {name: max(b for n, b in known if n == name) for name, _ in known}
-    told = [f"{METRICS[name].phrase} {_rounded_up(METRICS[name].shown(bound))}" for name, bound in largest.items()]
-    whose = "all" if len(found) == len(records) else distinct([r.dataset.category for r, _ in found])
+    largest = found.groupby("metric", sort=False).error_bound.max().dropna()
+    told = [f"{METRICS[str(name)].phrase} {_rounded_up(bound)}" for name, bound in largest.items()]
+    whose = "all" if set(found.record) == set(values.record) else distinct(list(found.category))
     where = f", within these points of the exact values: {', '.join(told)}" if told else ""
     return [f"pixel metrics of {whose} from histograms{where}"]
 
@@ -303,8 +281,8 @@ def _rounded_up(value: float) -> str:
     return f"{math.ceil(value / digit) * digit:.1g}"
 
 
-def shared_facts(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Provenance that all records share, each fact once."""
+def shared_facts(records: Sequence[RunRecord], values: pd.DataFrame) -> tuple[str, ...]:
+    """Provenance that all records share, each fact once, and how exact the page's values of them are."""
     sizes = dict.fromkeys(size for r in records for size in r.dataset.image_sizes)
     image_level = dict.fromkeys(r.dataset.category for r in records if not r.dataset.has_masks)
     weights = {r.weights.label: r.weights.note for r in records}
@@ -325,7 +303,7 @@ def shared_facts(records: Sequence[RunRecord]) -> tuple[str, ...]:
             f"frames: {steps} of each clip; {sum(d.n_train for d in of_model)} for training, "
             f"{sum(d.n_test for d in of_model)} for testing"
         )
-    facts += _approximate(records)
+    facts += _approximate(values)
     facts += [f"weights: {label}{f' ({note})' if note else ''}" for label, note in weights.items()]
     if image_level:
         facts.append(f"without ground-truth masks, image level only: {', '.join(image_level)}")

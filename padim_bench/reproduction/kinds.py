@@ -108,22 +108,19 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     spec = load_spec(name)
     scenes = spec.dataset == PAPER_SCENES
     runs = Runs(r for r in evidence.records if (r.dataset.kind == "scene") is scenes)
-    found: dict[str, list[list[RunRecord]]] = {}
-    versions = 0
+    found: dict[str, list[RunRecord]] = {}
     for model in spec.models:
         seeds = choice.seeds if model.drawn else 1
         ones = [of_version[0] for of_version in _replicates(spec, model, replace(choice, seeds=1))]
         present = list(takewhile(lambda one: rectangle(runs, [one], seeds, model.model.seed), ones))  # noqa: B023
-        if present and (replicates := rectangle(runs, present, seeds, model.model.seed)):
-            found[model.title], versions = replicates, max(versions, len(present))
+        if present and (records := [r for rs in rectangle(runs, present, seeds, model.model.seed) for r in rs]):
+            found[model.title] = records
     at_hand = {m.model.backbone for m in spec.models if m.title in found}
     found = {m.title: found[m.title] for m in spec.models if m.title in found and m.stand_in_for not in at_hand}
     missing = {m.title: NO_RECORD for m in spec.models if m.title not in found and not m.stand_in_for}
     for model in spec.models if choice.seeds else ():
         if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.model.seed):
             missing[model.title] = f"no record of {choice.seeds} seeds of it here"
-    if spec.versions and versions:
-        spec = replace(spec, versions=versions)
     return table_page(build_table(spec, found, missing))
 
 

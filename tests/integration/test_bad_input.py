@@ -404,7 +404,7 @@ def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, 
     lu_that("is wrong")
     invalid = records("bottle")
     assert (valid[0].status, invalid[0].status) == ("ok", "invalid")
-    table = build_table(load_spec("table3"), {"R18-Rd100": [[*invalid, *valid]]}, {})
+    table = build_table(load_spec("table3"), {"R18-Rd100": [*invalid, *valid]}, {})
     cells = {c.row: c for c in table.cells if c.metric == "pro"}
     assert (cells["bottle"].ours, cells["bottle"].records, cells["bottle"].verdict) == (None, (), "")
     assert cells["object"].ours is None

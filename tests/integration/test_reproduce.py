@@ -234,7 +234,7 @@ def test_the_pages_are_printed_when_asked_for(cli: CommandLine, tiny: Path, resu
 
 def test_the_same_records_give_the_same_bytes(results: Path, records: dict[str, RunRecord]) -> None:
     spec = load_spec("table3")
-    runs = {"R18-Rd100": [[records[name] for name in ("grid", "leather", "bottle")]]}
+    runs = {"R18-Rd100": [records[name] for name in ("grid", "leather", "bottle")]}
     not_asked_for = ("WR50-Rd550", "EfficientNet-B5")
     missing = dict.fromkeys(not_asked_for, NO_RECORD)
     for suffix in ("md", "csv", "tex"):
@@ -276,7 +276,7 @@ def test_records_that_do_not_measure_the_same_are_not_merged(
 def test_records_of_two_datasets_are_not_put_into_one_table(records: dict[str, RunRecord]) -> None:
     other = replace(records["bottle"], dataset=replace(records["bottle"].dataset, name="demo"))
     with pytest.raises(PadimBenchError, match="one dataset"):
-        build_table(load_spec("table3"), {"R18-Rd100": [[records["grid"], other]]}, {})
+        build_table(load_spec("table3"), {"R18-Rd100": [records["grid"], other]}, {})
 
 
 def test_a_dataset_that_the_paper_does_not_know_has_no_papers_numbers(

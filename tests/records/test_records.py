@@ -55,8 +55,8 @@ def pages(results: Path) -> dict[str, str]:
     check_mergeable(records)
     spec = load_spec("table3")
     title = next(m.title for m in spec.models if m.model.backbone == "resnet18")
-    by_seed = [[r for r in records if r.config.model.seed == seed] for seed in (0, 1, 2)]
-    table = build_table(spec, {title: [rs for rs in by_seed if rs]}, {})
+    of_table = [r for seed in (0, 1, 2) for r in records if r.config.model.seed == seed]
+    table = build_table(spec, {title: of_table}, {})
     seeds, gaps = load_toml("seeds"), load_toml("gaps")
     drawn = next(m["title"] for m in seeds["models"] if m["title"] != seeds["reference"])
     variants = {key: (v.name, v.what) for key, v in PRO_VARIANTS.items()}

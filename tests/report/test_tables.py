@@ -13,10 +13,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec_ad import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim_bench.machine.console import printable
+from padim_bench.protocols import rd_mvtec_protocol
 from padim_bench.records.runs import Extra, RunRecord
 from padim_bench.report.page import NONE
 from padim_bench.report.render import table_page
@@ -77,7 +80,7 @@ SPREAD = {"carpet": [90.0, 92.0, 97.0], "grid": [80.0, 80.0, 83.0], "bottle": [9
 
 @pytest.fixture
 def replicated() -> Table:
-    runs = [[record(c, both(values[i]), seed=i) for c, values in SPREAD.items()] for i in range(3)]
+    runs = [record(c, both(values[i]), seed=i) for i in range(3) for c, values in SPREAD.items()]
     return build_table(load_spec("table2"), {"Rd 100": runs}, {})
 
 
@@ -117,7 +120,7 @@ def test_spread_of_a_mean_is_that_of_the_means_of_each_replicate(
 
 
 def test_one_replicate_has_no_spread() -> None:
-    table = build_table(load_spec("table2"), {"Rd 100": [[record("carpet", both(90))]]}, {})
+    table = build_table(load_spec("table2"), {"Rd 100": [record("carpet", both(90))]}, {})
     cell = table.cell("Rd 100", "pro", "carpet")
     assert cell is not None
     assert (cell.ours, cell.sd, cell.sem) == (pytest.approx(90), None, None)
@@ -128,7 +131,7 @@ def test_one_replicate_has_no_spread() -> None:
 def test_means_over_some_categories_stand_beside_the_papers_over_the_same() -> None:
     spec = load_spec("table3")
     ours = {"carpet": 97.0, "wood": 91.0, "bottle": 99.0, "screw": 90.0}
-    table = build_table(spec, {"R18-Rd100": [[record(c, both(v)) for c, v in ours.items()]]}, {})
+    table = build_table(spec, {"R18-Rd100": [record(c, both(v)) for c, v in ours.items()]}, {})
     printed = {c: spec.paper["PaDiM-R18-Rd100", c, "pro"].value for c in ours}
     for group, full in (("texture", 5), ("object", 10), ("all", 15)):
         members = [c for c in ours if group in {"all", KINDS[c]}]
@@ -146,7 +149,7 @@ def test_means_over_some_categories_stand_beside_the_papers_over_the_same() -> N
 def test_means_printed_alone_are_compared_with_all_categories_only() -> None:
     spec = load_spec("table1")
     for categories, compared in ((list(KINDS)[1:14], False), (list(KINDS), True)):
-        runs = [[record(c, both(96.0), reduction="none") for c in categories]]
+        runs = [record(c, both(96.0), reduction="none") for c in categories]
         table = build_table(spec, {"PaDiM-R18": runs}, {})
         cell = table.cell("PaDiM-R18", "pixel_auroc", "all")
         assert cell is not None
@@ -159,7 +162,7 @@ def test_means_printed_alone_are_compared_with_all_categories_only() -> None:
 )
 def test_the_verdict_is_within_the_tolerance_of_the_printed_value(ours: float, verdict: str) -> None:
     spec = load_spec("table3")  # carpet: 98.9, tolerance 0.5
-    table = build_table(spec, {"R18-Rd100": [[record("carpet", both(ours))]]}, {})
+    table = build_table(spec, {"R18-Rd100": [record("carpet", both(ours))]}, {})
     cell = table.cell("R18-Rd100", "pixel_auroc", "carpet")
     assert cell is not None
     assert cell.verdict == verdict
@@ -169,8 +172,8 @@ def test_the_verdict_is_within_the_tolerance_of_the_printed_value(ours: float, v
 
 def test_a_category_with_one_invalid_replicate_is_left_out_and_named() -> None:
     runs = [
-        [record("carpet", both(90.0), seed=0), record("bottle", both(80.0), seed=0)],
-        [record("carpet", both(92.0), seed=1), record("bottle", None, seed=1)],
+        *(record("carpet", both(90.0), seed=0), record("bottle", both(80.0), seed=0)),
+        *(record("carpet", both(92.0), seed=1), record("bottle", None, seed=1)),
     ]
     table = build_table(load_spec("table2"), {"Rd 100": runs}, {})
     bottle, everything = (table.cell("Rd 100", "pro", row) for row in ("bottle", "all"))
@@ -184,7 +187,7 @@ def test_a_category_with_one_invalid_replicate_is_left_out_and_named() -> None:
 
 
 def test_metrics_without_a_value_are_left_out_of_means() -> None:
-    runs = [[record("carpet", both(90.0)), record("leather", {"image_auroc": 70.0})]]
+    runs = [record("carpet", both(90.0)), record("leather", {"image_auroc": 70.0})]
     table = build_table(load_spec("table3"), {"R18-Rd100": runs}, {})
     cell = table.cell("R18-Rd100", "pro", "texture")
     assert cell is not None
@@ -192,7 +195,7 @@ def test_metrics_without_a_value_are_left_out_of_means() -> None:
 
 
 def test_records_of_two_datasets_are_refused() -> None:
-    runs = [[record("carpet", both(90.0)), record("gear", both(90.0), dataset="demo")]]
+    runs = [record("carpet", both(90.0)), record("gear", both(90.0), dataset="demo")]
     with pytest.raises(PadimBenchError, match="one dataset"):
         build_table(load_spec("table3"), {"R18-Rd100": runs}, {})
 
@@ -201,7 +204,7 @@ def test_records_of_two_datasets_are_refused() -> None:
 
 
 def test_layer_3_stands_as_printed_and_as_recomputed() -> None:
-    runs = [[record(c, both(96.0), reduction="none") for c in KINDS]]
+    runs = [record(c, both(96.0), reduction="none") for c in KINDS]
     spec = load_spec("table1")
     table = build_table(spec, {"Layer 3": runs}, {m.title: "not run" for m in spec.models if m.title != "Layer 3"})
     line = line_of(table, "Layer 3", "pixel_auroc", "all")
@@ -216,7 +219,7 @@ def test_layer_3_stands_as_printed_and_as_recomputed() -> None:
 
 
 def test_spade_stands_as_printed_and_as_recomputed() -> None:
-    table = build_table(load_spec("table3"), {"R18-Rd100": [[record("carpet", both(96.0))]]}, {})
+    table = build_table(load_spec("table3"), {"R18-Rd100": [record("carpet", both(96.0))]}, {})
     line = line_of(table, "SPADE", "pixel_auroc", "all")
     assert (line["paper_printed"], line["paper_recomputed"]) == ("96.50", "96.03")
     assert line_of(table, "SPADE", "pro", "all")["paper_recomputed"] == ""
@@ -256,7 +259,7 @@ def test_a_table_with_nothing_run_shows_the_papers_values_and_why(name: str) -> 
 
 
 def test_models_that_did_not_run_are_named_beside_those_that_did() -> None:
-    runs = {"R18-Rd100": [[record("carpet", both(96.0))]]}
+    runs = {"R18-Rd100": [record("carpet", both(96.0))]}
     table = build_table(load_spec("table5"), runs, {"WR50-Rd550": "weights not available offline"})
     rows = {row["Model"]: row for row in grid_rows(table_page(table).texts[".md"])}
     assert rows["WR50-Rd550"]["All: paper"] == "95.3"
@@ -269,7 +272,7 @@ def test_models_that_did_not_run_are_named_beside_those_that_did() -> None:
 def test_a_demo_shows_none_of_the_papers_numbers(name: str) -> None:
     spec = load_spec(name)
     drawn = [record(c, both(50.0), dataset="demo", kind=k) for c, k in (("weave", "texture"), ("gear", "object"))]
-    table = build_table(spec, {m.title: [drawn] for m in spec.models}, {})
+    table = build_table(spec, {m.title: drawn for m in spec.models}, {})
     assert not table.comparable
     assert "[DEMO DATA, NOT MVTEC AD]" in table.heading
     for line in lines_of(table):
@@ -290,7 +293,7 @@ def test_a_demo_shows_none_of_the_papers_numbers(name: str) -> None:
 
 def test_untrained_weights_and_unofficial_splits_stand_in_the_title() -> None:
     one = record("carpet", both(50.0), trained=False, official=False)
-    table = build_table(load_spec("table3"), {"R18-Rd100": [[one]]}, {})
+    table = build_table(load_spec("table3"), {"R18-Rd100": [one]}, {})
     assert table.heading.endswith("[NOT THE OFFICIAL SPLIT: CARPET] [UNTRAINED RANDOM WEIGHTS]")
     assert table_page(table).texts[".md"].startswith(f"# {table.heading}\n")
     assert table.heading in table_page(table).texts[".tex"]
@@ -301,7 +304,7 @@ def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() 
 
     def with_bounds(**bounds: dict[str, float | None] | None) -> Table:
         runs = [record(name, both(97), extra=Extra(error_bounds=found)) for name, found in bounds.items()]
-        return build_table(spec, {"R18-Rd100": [runs]}, {})
+        return build_table(spec, {"R18-Rd100": runs}, {})
 
     assert not any("histograms" in fact for fact in with_bounds(carpet=None, bottle=None).facts)
     bottle, grid = {"pixel_auroc": 0.000212, "pro": None}, {"pixel_auroc": 0.0001, "pro": 0.01}
@@ -314,7 +317,7 @@ def test_values_from_histograms_are_told_with_their_largest_bounds_rounded_up() 
 
 
 def test_a_backbone_that_rounds_stands_in_the_title() -> None:
-    runs = {"R18-Rd100": [[record("carpet", both(50.0), backbone_dtype="bfloat16")]]}
+    runs = {"R18-Rd100": [record("carpet", both(50.0), backbone_dtype="bfloat16")]}
     assert build_table(load_spec("table3"), runs, {}).heading.endswith("[BACKBONE IN BFLOAT16]")
 
 
@@ -327,8 +330,8 @@ def test_a_backbone_that_rounds_stands_in_the_title() -> None:
 )
 def test_claims_are_judged_on_our_means(summed: float, concatenated: float, holds: str) -> None:
     runs = {
-        "Layer 1+2+3": [[record("carpet", both(summed), fusion="sum"), record("bottle", both(90.0), fusion="sum")]],
-        "PaDiM-R18": [[record("carpet", both(concatenated)), record("bottle", both(90.0))]],
+        "Layer 1+2+3": [record("carpet", both(summed), fusion="sum"), record("bottle", both(90.0), fusion="sum")],
+        "PaDiM-R18": [record("carpet", both(concatenated)), record("bottle", both(90.0))],
     }
     table = build_table(load_spec("table1"), runs, {})
     gap = f"{(concatenated - summed) / 2:+.2f} points"
@@ -343,22 +346,22 @@ def test_claims_are_judged_on_our_means(summed: float, concatenated: float, hold
 @pytest.mark.parametrize(("summed", "holds"), [(91.0, "holds"), (89.0, "does not hold")])
 def test_the_sum_of_layers_is_compared_with_the_best_of_them(summed: float, holds: str) -> None:
     values = {"Layer 1": 70.0, "Layer 2": 80.0, "Layer 3": 90.0, "Layer 1+2+3": summed}
-    runs = {title: [[record("carpet", both(value))]] for title, value in values.items()}
+    runs = {title: [record("carpet", both(value))] for title, value in values.items()}
     text = table_page(build_table(load_spec("table1"), runs, {})).texts[".md"]
     assert f"beats the best single layer's PRO: {holds} here (PRO, 1 of 15: {summed - 90:+.2f} points)" in text
 
 
 def test_no_claim_is_judged_over_differing_categories() -> None:
     runs = {
-        "Layer 1+2+3": [[record("carpet", both(80.0)), record("bottle", None)]],
-        "PaDiM-R18": [[record("carpet", both(81.0)), record("bottle", both(90.0))]],
+        "Layer 1+2+3": [record("carpet", both(80.0)), record("bottle", None)],
+        "PaDiM-R18": [record("carpet", both(81.0)), record("bottle", both(90.0))],
     }
     assert "Claim" not in table_page(build_table(load_spec("table1"), runs, {})).texts[".md"]
 
 
 def test_a_printed_value_that_the_paper_contradicts_gets_no_verdict() -> None:
     spec = load_spec("table1")
-    runs = [[record(c, both(96.0), reduction="none") for c in KINDS]]
+    runs = [record(c, both(96.0), reduction="none") for c in KINDS]
     lines = {
         (x["model"], x["metric"]): x for x in lines_of(build_table(spec, {"Layer 3": runs}, {})) if x["row"] == "all"
     }
@@ -370,12 +373,54 @@ def test_a_printed_value_that_the_paper_contradicts_gets_no_verdict() -> None:
 def test_seeds_of_one_version_are_no_replicates_of_the_dataset() -> None:
     spec = load_spec("table6")
     values = [[90.0, 92.0], [80.0, 84.0], [70.0, 70.0], [60.0, 62.0], [50.0, 50.0]]
-    runs = [[record("carpet", both(v), seed=s)] for version in values for s, v in enumerate(version)]
+    runs = [
+        record("carpet", both(v), seed=seed, protocol=rd_mvtec_protocol(version))
+        for version, of_version in enumerate(values)
+        for seed, v in enumerate(of_version)
+    ]
     cell = build_table(spec, {"R18-Rd100": runs}, {}).cell("R18-Rd100", "pro", "carpet")
     assert cell is not None
     assert cell.values == pytest.approx([91, 82, 70, 61, 50])
     assert cell.sd == pytest.approx(stdev([91, 82, 70, 61, 50]))
     assert len(cell.records) == 10
+
+
+NAMED = {"carpet": "texture", "grid": "texture", "bottle": "object"}
+VALUES = st.floats(0, 100)
+OUTCOMES = st.one_of(VALUES, VALUES, VALUES, VALUES, st.sampled_from(["undefined", "invalid", "no record"]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=4), st.data())
+def test_a_cell_is_over_the_categories_that_have_a_value_of_every_replicate(
+    draws: set[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Replicates are versions of the dataset, each the mean over the seeds that it has."""
+    came = {(name, draw): data.draw(OUTCOMES) for name in NAMED for draw in sorted(draws)}
+    runs = [
+        record(
+            name,
+            None if outcome == "invalid" else {} if outcome == "undefined" else both(outcome),
+            seed=seed,
+            protocol=rd_mvtec_protocol(version),
+        )
+        for (name, (version, seed)), outcome in came.items()
+        if outcome != "no record"
+    ]
+    assume(runs)
+    ran = {draw for (_, draw), outcome in came.items() if outcome != "no record"}
+    complete = [name for name in NAMED if all(isinstance(came[name, draw], float) for draw in ran)]
+
+    table = build_table(load_spec("table6"), {"R18-Rd100": runs}, {})
+    for cell in (c for c in table.cells if c.metric == "pro"):
+        members = [name for name in complete if cell.row in {"all", name, NAMED[name]}]
+        expected = [
+            fmean(fmean(came[name, draw] for draw in ran if draw[0] == version) for name in members)
+            for version in sorted({version for version, _ in ran})
+            if members
+        ]
+        assert cell.values == pytest.approx(expected)
+        assert (cell.present, len(cell.records)) == (len(members), len(members) * len(ran))
 
 
 # Rendering.
@@ -387,11 +432,9 @@ def full_table(name: str) -> Table:
     names = ("01", "02") if spec.dataset == "stc" else ("carpet", "bottle", "zipper")
     runs = {
         m.title: [
-            [
-                record(c, both(90 + i + j / 3 + k / 7), seed=k, dataset=spec.dataset, reduction=m.model.reduction)
-                for j, c in enumerate(names)
-            ]
+            record(c, both(90 + i + j / 3 + k / 7), seed=k, dataset=spec.dataset, reduction=m.model.reduction)
             for k in range(2)
+            for j, c in enumerate(names)
         ]
         for i, m in enumerate(spec.models)
     }
@@ -506,7 +549,7 @@ def test_printed_averages_are_as_audited(name: str) -> None:
 def test_names_of_categories_break_no_format(name: str) -> None:
     spec = load_spec("table3")
     table = build_table(
-        spec, {"R18-Rd100": [[record(name, both(91.0), dataset="mine"), record("plain", None, dataset="mine")]]}, {}
+        spec, {"R18-Rd100": [record(name, both(91.0), dataset="mine"), record("plain", None, dataset="mine")]}, {}
     )
     markdown, latex = table_page(table).texts[".md"], table_page(table).texts[".tex"]
     for block in (b for b in markdown.split("\n\n") if b.startswith("|")):
