@@ -43,7 +43,7 @@ def edited(value: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     elif how == "rename" and isinstance(container, dict):
         container[f"{key}_"] = container.pop(key)
     else:
-        container[key] = draw.choice(OTHERS)
+        container[key] = draw.choice([one for one in OTHERS if repr(one) != repr(container[key])])
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.metrics.summary import headline
@@ -31,12 +32,12 @@ def strategies_frame(values: pd.DataFrame) -> pd.DataFrame:
     """
     of_reference = (values.strategy == REFERENCE[0]) & (values.storage == REFERENCE[1])
     reference = values[of_reference].set_index(["category", "metric"]).value.rename("reference")
-    lines = values.join(reference, on=["category", "metric"]).sort_values("metric", kind="stable")
+    lines = values.join(reference, on=["category", "metric"])
     lines["difference"] = (lines.value - lines.reference).abs()
     lines["state_mb"] = lines.state_bytes / 1e6
     lines["valid"] = lines.status == OK
     grouped = lines.groupby(["strategy", "storage"], sort=False)
-    means = lines.groupby(["strategy", "storage", "metric"], sort=False).value.mean().unstack("metric")
+    means = lines.groupby(["strategy", "storage", "metric"], sort=False).value.agg(fmean).unstack("metric")
     frame = grouped[["state_mb", "residual", "difference"]].max().join(means[list(headline())])
     # A mean over the categories that happened to be right would flatter a strategy that is sometimes wrong.
     frame.loc[~grouped.valid.all()] = float("nan")

@@ -21,7 +21,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "model": {
         "backbone": "wide_resnet50_2", "layers": ("layer1",), "n_features": 200, "reduction": "none", "seed": 1,
         "fusion": "sum", "strategy": "dual", "storage": "float16", "compute_dtype": "float32",
-        "backbone_dtype": "bfloat16", "protocol": PROTOCOLS["anomalib"],
+        "backbone_dtype": "bfloat16", "half_products": "native", "protocol": PROTOCOLS["anomalib"],
     },
     "execution": {"device": "cuda", "threads": 2, "batch_size": 32},
 }  # fmt: skip
@@ -48,7 +48,7 @@ def test_what_goes_without_saying_in_an_id_is_pinned_too() -> None:
         "model": {
             "backbone": "resnet18.tv_in1k", "layers": "paper", "n_features": 100, "reduction": "random", "seed": 0,
             "fusion": "concatenate", "strategy": "cholesky", "storage": "float32", "compute_dtype": "float64",
-            "backbone_dtype": "float32",
+            "backbone_dtype": "float32", "half_products": "auto",
             "protocol": {
                 "name": "paper",
                 "images": {"resize": 256, "crop": 224, "interpolation": "bicubic", "rotation": 0.0, "version": 0},

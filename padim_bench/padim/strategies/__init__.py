@@ -35,8 +35,8 @@ GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
 # Of the smallest state, by which "auto" may pass it over for one that half precision multiplies as it lies.
 AUTO_FACTOR = 1.5
 AUTO = (
-    f"the exact one that stores least; in float16 and bfloat16 whitening, which processors with half precision apply "
-    f"as it lies, where it stores at most {AUTO_FACTOR:g} times as much"
+    "the exact one that stores least; in half precision whitening, applied as it lies, "
+    f"up to {AUTO_FACTOR:g} times that"
 )
 
 
