@@ -151,6 +151,14 @@ class _Cluster(Executor):
         self._thread = threading.Thread(target=self._attend, daemon=True)
         self._thread.start()
 
+    @property
+    def n_workers(self) -> int:
+        """Of those that are there now, which may be none."""
+        try:
+            return len(self._workers())
+        except Exception:  # whoever waits for a call will hear of it
+            return 0
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
         call = pickle.dumps(_OnWorker(request_of(fn, *args, **kwargs)))
@@ -221,7 +229,8 @@ class _Cluster(Executor):
             return WorkerDiedError(
                 "every Dask worker that ran it died, most likely for want of memory: give them more (dask worker "
                 "--memory-limit), or use fewer",
-                again=False,
+                lives=True,
+                often=True,
             )
         if kind in {"FutureCancelledError", "CancelledError", "TimeoutError", "CommClosedError"}:
             return self._gone(_line(error))
@@ -255,11 +264,7 @@ class _Cluster(Executor):
     def _trouble(self) -> str | None:
         """Why nothing can be run just now."""
         try:
-            # Newer versions tell of five workers unless asked for all.
-            newer = "n_workers" in inspect.signature(self._client.scheduler_info).parameters
-            ask = self._client.scheduler.identity
-            found = self._client.sync(ask, callback_timeout=5, **({"n_workers": -1} if newer else {}))
-            workers = list(found["workers"].values())
+            workers = self._workers()
         except Exception:
             return "no Dask scheduler answers"
         if not workers:
@@ -267,6 +272,14 @@ class _Cluster(Executor):
         if any(w.get("status") == "running" or _executing(w.get("metrics", {})) for w in workers):
             return None
         return "no Dask worker takes work (they are paused, most likely for want of memory)"
+
+    def _workers(self) -> list[dict[str, Any]]:
+        """What the scheduler knows of each. Raises what Dask does where none answers within seconds."""
+        # Newer versions tell of five workers unless asked for all.
+        newer = "n_workers" in inspect.signature(self._client.scheduler_info).parameters
+        ask = self._client.scheduler.identity
+        found = self._client.sync(ask, callback_timeout=5, **({"n_workers": -1} if newer else {}))
+        return list(found["workers"].values())
 
 
 def _executing(metrics: dict[str, Any]) -> int:

@@ -48,48 +48,57 @@ def open_executor(where: str, *, on_message: Callable[[str], None] = lambda _: N
         raise PadimBenchError(f"unknown executor {where!r}: choose serial, processes:N or dask:ADDRESS")
 
 
+def n_workers(executor: Executor) -> int:
+    """How many processes share its calls: those of Dask that are there now; 1 where an executor does not say."""
+    return max(1, getattr(executor, "n_workers", 1))
+
+
 def done_elsewhere(
     executor: Executor,
-    function: Callable[[T], R],
-    items: Sequence[T],
+    function: Callable[[tuple[T, ...]], Sequence[R]],
+    groups: Sequence[tuple[T, ...]],
     *,
     name: Callable[[T], str],
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Generator[tuple[T, R | Exception]]:
-    """``function(item)`` of every item as soon as it is done, or the exception that ended it.
+    """``function(group)`` of every group as soon as it is done: each item with its answer, or what ended the group.
 
-    An item whose process died is tried once more after all others, alone: memory that was short may be enough then.
+    Items of a group whose process died are tried once more after all others, each alone: memory that was short may be
+    enough then, and the one to blame takes no other with it.
     """
-    pending: dict[Future[R], T] = {}
+    pending: dict[Future[Sequence[R]], tuple[T, ...]] = {}
     again: list[T] = []
 
-    def submit(item: T) -> None:
+    def submit(group: tuple[T, ...]) -> None:
         try:
-            future = executor.submit(function, item)
+            future = executor.submit(function, group)
         except (BrokenExecutor, LostError) as error:
             future = Future()
             future.set_exception(error)
-        pending[future] = item
+        pending[future] = group
 
     try:
-        for item in items:
-            submit(item)
+        for group in groups:
+            submit(group)
         alone = False
         while pending or again:
             if not pending:
                 alone = True
-                submit(again.pop(0))
+                submit((again.pop(0),))
             # In turns of a second, since not every system lets Ctrl-C through to one that waits.
             for future in wait(pending, timeout=1, return_when=FIRST_COMPLETED).done:
-                item = pending.pop(future)
+                group = pending.pop(future)
                 error = _problem(future)
-                if not isinstance(error, WorkerDiedError) or not error.again:
-                    yield item, future.result() if error is None else error
+                if error is None:
+                    yield from zip(group, future.result(), strict=True)
+                elif not isinstance(error, WorkerDiedError) or not error.lives or (error.often and len(group) == 1):
+                    yield from ((item, error) for item in group)
                 elif alone:
-                    yield item, WorkerDiedError(f"{error}, and did so again when it ran alone", again=False)
+                    yield group[0], WorkerDiedError(f"{error}, and did so again when it ran alone", lives=True)
                 else:
-                    on_message(f"{name(item)}: {error}; it is tried once more, alone, after the others")
-                    again.append(item)
+                    for item in group:
+                        on_message(f"{name(item)}: {error}; it is tried once more, alone, after the others")
+                    again += group
     finally:
         for future in pending:
             future.cancel()
@@ -102,7 +111,7 @@ def _problem(future: Future[Any]) -> Exception | None:
     except CancelledError:
         return LostError("it was cancelled where it ran")
     if isinstance(error, BrokenExecutor):  # an executor of the caller's own
-        return WorkerDiedError(f"a worker died, most likely for want of memory ({error})", again=False)
+        return WorkerDiedError(f"a worker died, most likely for want of memory ({error})", lives=False)
     if error is not None and not isinstance(error, Exception):
         raise error
     return error

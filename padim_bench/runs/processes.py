@@ -75,6 +75,10 @@ class Processes(Executor):
         self._closed = self._ended = False
         self._cannot_start: Exception | None = None
 
+    @property
+    def n_workers(self) -> int:
+        return self._limit
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
         request = request_of(fn, *args, **kwargs)
@@ -160,7 +164,7 @@ class Processes(Executor):
                 how = one.ended() if died else ""
                 self._forget(one)
                 one = None
-                what = WorkerDiedError(f"the process that ran it died ({how})", again=True)
+                what = WorkerDiedError(f"the process that ran it died ({how})", lives=True)
                 future.set_exception(what if died else error)
             else:
                 settle(future, answer)
@@ -192,7 +196,7 @@ class Processes(Executor):
             how = f"ended at once: {one.ended()}"
             if (one.process.exitcode or 0) < 0:  # somebody ended it, which may not happen to the next
                 self._forget(one)
-                raise WorkerDiedError(f"the process that was to run it died ({one.ended()})", again=True) from None
+                raise WorkerDiedError(f"the process that was to run it died ({one.ended()})", lives=True) from None
         except OSError as error:
             how = str(error)
         self._forget(one)

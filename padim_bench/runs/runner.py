@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
@@ -10,18 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from padim_bench.data.transforms import file_digest
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
-from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import as_read, read_records, write_record
 from padim_bench.records.runs import RunRecord
-from padim_bench.runs.executors import done_elsewhere
+from padim_bench.runs.executors import done_elsewhere, n_workers
 from padim_bench.runs.session import Session
-from padim_bench.runs.travel import Failure, LostError, WorkerDiedError, worker_address
-from padim_bench.runs.unit import Keep, Unit, name_of
+from padim_bench.runs.together import run_together, together
+from padim_bench.runs.travel import Failure, LostError, WorkerDiedError
+from padim_bench.runs.unit import Unit, name_of, run_unit
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ def run(
     Args:
         units: from :mod:`padim_bench.runs.plan`.
         results: folder whose ``records/`` is read and added to.
-        executor: runs whole units elsewhere; None runs them here, writing each record as it is made.
+        executor: runs units elsewhere, those of a category or scene :func:`~padim_bench.runs.together.together`;
+            their records are written as they come back. None runs them here, writing each record as it is made.
         show_progress: None for "only on a terminal".
         on_message: told in a line what a user should know.
         writes: folders of ``results`` that must be writable if anything is to be run; nothing is written otherwise.
@@ -131,9 +130,9 @@ def run(
                         raise failed([(unit, error)], str(error)) from error
             else:
                 failures: list[tuple[Unit, Exception]] = []
-                away = [unit.with_full_paths() for unit in todo]
+                groups = together([unit.with_full_paths() for unit in todo], n_workers(executor))
                 with closing(
-                    done_elsewhere(executor, _run_elsewhere, away, name=name_of, on_message=on_message)
+                    done_elsewhere(executor, run_together, groups, name=name_of, on_message=on_message)
                 ) as done:
                     for unit, answer in done:
                         records, problem = ([], answer) if isinstance(answer, Exception) else answer
@@ -183,53 +182,9 @@ def _in_one(failures: Sequence[tuple[Unit, Exception]], kept: str) -> str:
     return text
 
 
-# A Dask worker may run several units in threads of one process; torch's threads are the process's.
-_one_unit = threading.Lock()
-
-
-def run_unit(
-    unit: Unit,
-    keep: Keep = lambda _config, _record: None,
-    progress: Progress | None = None,
-    session: Session | None = None,
-) -> None:
-    """Runs every configuration of the unit here, in full precision and with the threads that its settings say.
-
-    Args:
-        unit: what to run.
-        keep: given each record as soon as it is made.
-        progress: advanced by image and stage.
-        session: what it shares with units that ran before; None for nothing.
-    """
-    with _one_unit, torch_threads(unit.settings.execution.threads), full_precision():
-        unit.run(keep, progress or Progress(None, enabled=False), session or Session())
-
-
-def _run_elsewhere(unit: Unit) -> tuple[list[RunRecord], Failure | None]:
-    """:func:`run_unit` in a worker: the records of the runs that were finished, and what ended the rest."""
-    records: list[RunRecord] = []
-    try:
-        if worker_address():
-            _check_files(unit)
-        run_unit(unit, lambda _, record: records.append(record))
-    except Exception as error:  # it travels with what was finished, and is raised at the other end
-        return records, Failure.of(error)
-    return records, None
-
-
-def _check_files(unit: Unit) -> None:
-    """Another machine may have no such files, or other ones. Raises PadimBenchError; the images have a digest."""
-    path = unit.weights.path
-    if missing := [p for p in (unit.root, path) if p is not None and not p.exists()]:
-        raise PadimBenchError(f"{missing[0]} is not there: Dask workers need images and weights at the command's paths")
-    if path is not None and file_digest(path) != unit.weights.sha256:
-        raise PadimBenchError(f"{path} holds other weights than the command's: copy the file to all machines")
-
-
 __all__ = [
     "Interrupted",
     "Outcome",
     "RunsFailedError",
     "run",
-    "run_unit",
 ]

@@ -26,11 +26,16 @@ class LostError(PadimBenchError):
 
 
 class WorkerDiedError(LostError):
-    """The process that ran a call died with it. ``again``: the executor lives on, and may be asked once more."""
+    """The process that ran a call died with it.
 
-    def __init__(self, message: str, *, again: bool) -> None:
+    Attributes:
+        lives: whether the executor lives on, and may be asked for something else.
+        often: whether it has tried this very call several times, of itself.
+    """
+
+    def __init__(self, message: str, *, lives: bool, often: bool = False) -> None:
         super().__init__(message)
-        self.again = again
+        self.lives, self.often = lives, often
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from padim_bench.machine.progress import Progress
+from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.runs import RunRecord
@@ -22,7 +24,7 @@ class Unit(Protocol):
     """The unit of work; units travel to other processes, so that they are small and can be pickled.
 
     Attributes:
-        place: the category or the scene, for messages: "bottle", "scene 01".
+        place: the category or the scene, for messages: "bottle", "scene 01". Units of one place share files.
         root: of the dataset.
         weights: of the network.
         configs: what is run; their protocols prepare images alike.
@@ -66,6 +68,23 @@ class Unit(Protocol):
 
         Raises PadimBenchError that names what cannot be read, and the category or scene of what cannot be fitted.
         """
+
+
+# Torch's threads are the process's, also where several threads run units.
+_one_unit = threading.Lock()
+
+
+def run_unit(unit: Unit, keep: Keep, progress: Progress, session: Session) -> None:
+    """Runs every configuration of the unit here, in full precision and with the threads that its settings say.
+
+    Args:
+        unit: what to run.
+        keep: given each record as soon as it is made.
+        progress: advanced by image and stage.
+        session: what it shares with units that ran before.
+    """
+    with _one_unit, torch_threads(unit.settings.execution.threads), full_precision():
+        unit.run(keep, progress, session)
 
 
 def name_of(unit: Unit) -> str:

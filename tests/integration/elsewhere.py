@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from padim_bench.errors import PadimBenchError
+
+
+def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """What travels together, one after the other."""
+    return [function(item) for item in items]
 
 
 class OddError(Exception):
@@ -44,3 +50,27 @@ def die_the_first_time(marker: Path) -> str:
 
 def die(_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_of_bad(item: str) -> str:
+    """Ends its process where the item is "bad"."""
+    if item == "bad":
+        die(item)
+    return f"{item} is done"
+
+
+def with_reads(log: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The call, after which ``log`` holds a line for every file that it read."""
+    read, read_bytes = list[str](), Path.read_bytes
+
+    def noted(self: Path) -> bytes:
+        read.append(f"{self}\n")
+        return read_bytes(self)
+
+    Path.read_bytes = noted  # type: ignore[method-assign]
+    try:
+        return function(*arguments)
+    finally:
+        Path.read_bytes = read_bytes  # type: ignore[method-assign]
+        with log.open("a") as file:
+            file.writelines(read)

@@ -7,14 +7,16 @@ import math
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,18 @@ import psutil
 import pytest
 import timm
 import torch
-from elsewhere import die, die_the_first_time, fail_oddly, fail_plainly
+from elsewhere import die, die_of_bad, die_the_first_time, each, fail_oddly, fail_plainly
 from safetensors.torch import save_file
 from support import CommandLine, assert_refused, lines_said, record_files, start, strings
 
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import mvtec
+from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import Wanted
 from padim_bench.runs import runner
-from padim_bench.runs.executors import done_elsewhere, open_executor
+from padim_bench.runs.executors import done_elsewhere, n_workers, open_executor
 from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.travel import Failure, WorkerDiedError
 
@@ -40,8 +43,19 @@ RUN = ("run", "--backbone", "resnet18", "--n-features", 20, "--threads", 1)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-def answers(executor: Executor, function: Callable[[Any], Any], items: list[Any], said: list[str]) -> dict[Any, Any]:
-    return dict(done_elsewhere(executor, function, items, name=str, on_message=said.append))
+def answers(
+    executor: Executor, function: Callable[[Any], Any], items: list[Any], said: list[str], *, together: bool = False
+) -> dict[Any, Any]:
+    groups = [tuple(items)] if together else [(item,) for item in items]
+    return dict(done_elsewhere(executor, partial(each, function), groups, name=str, on_message=said.append))
+
+
+def assert_bad_alone_died(found: dict[str, Any], said: list[str]) -> None:
+    """Of what :func:`die_of_bad` was given together: the others have their answers, after a line for each."""
+    assert isinstance(found.pop("bad"), WorkerDiedError)
+    assert found == {"a": "a is done", "c": "c is done"}
+    assert [line.partition(": ")[0] for line in said] == ["a", "bad", "c"]
+    assert all("died" in line and line.endswith("it is tried once more, alone, after the others") for line in said)
 
 
 # Processes
@@ -139,10 +153,21 @@ def test_what_died_with_its_process_is_tried_again_alone_and_takes_nothing_with_
 
 
 @posix
-def test_a_unit_whose_worker_dies_is_named_and_the_others_are_kept(tiny: Path, tmp_path: Path) -> None:
-    weights, settings = resolve_weights("resnet18", "random"), Settings()
+def test_who_kills_its_process_is_found_among_those_that_travelled_with_it() -> None:
+    said: list[str] = []
+    with open_executor("processes:2") as pool:
+        assert pool is not None
+        found = answers(pool, die_of_bad, ["a", "bad", "c"], said, together=True)
+    assert str(found["bad"]).endswith("and did so again when it ran alone")
+    assert_bad_alone_died(found, said)
+
+
+@posix
+def test_units_whose_worker_dies_are_named_and_the_others_are_kept(tiny: Path, tmp_path: Path) -> None:
+    networks = [resolve_weights(name, "random") for name in ("resnet18", "test_resnet")]
     categories = [mvtec(tiny, name) for name in ("bottle", "grid", "leather")]
-    units = plan(categories, [(Wanted(PaDiMConfig(n_features=20)), weights)], settings)
+    wanted = Wanted(PaDiMConfig(layers=("layer1", "layer2"), n_features=8))
+    units = plan(categories, [(wanted, network) for network in networks], Settings())
     said: list[str] = []
 
     def kill_the_worker_after_the_first_record() -> None:
@@ -156,11 +181,12 @@ def test_a_unit_whose_worker_dies_is_named_and_the_others_are_kept(tiny: Path, t
         thread.start()
         outcomes = runner.run(units, tmp_path, executor=pool, on_message=said.append)
         thread.join()
-    assert [outcome.config.category for outcome in outcomes] == ["bottle", "grid", "leather"]
-    assert len(record_files(tmp_path)) == 3
+    assert [outcome.config.category for outcome in outcomes] == ["bottle"] * 2 + ["grid"] * 2 + ["leather"] * 2
+    assert len(record_files(tmp_path)) == 6
     assert max(len(pickle.dumps(one)) for one in (*units, *outcomes)) < 20_000  # what travels, here and through Dask
-    (line,) = said
-    assert line.startswith("grid resnet18: the process that ran it died (SIGKILL")
+    assert [line.partition(" (SIGKILL")[0] for line in said] == [
+        f"grid {network}: the process that ran it died" for network in ("resnet18", "test_resnet")
+    ]
 
 
 @posix
@@ -396,6 +422,39 @@ def test_a_call_that_kills_dask_workers_is_told_of_and_the_others_are_done(away:
         assert said == []
 
 
+@posix
+def test_who_kills_dask_workers_is_found_among_those_that_travelled_with_it(away: Path) -> None:
+    with (
+        dask_scheduler(away, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as (_, address),
+        dask_worker(away, address),
+        dask_worker(away, address),
+        dask_worker(away, address),
+        open_executor(f"dask:{address}?wait=60") as cluster,
+    ):
+        assert cluster is not None
+        said: list[str] = []
+        assert_bad_alone_died(answers(cluster, die_of_bad, ["a", "bad", "c"], said, together=True), said)
+
+
+def test_executors_say_how_many_share_their_calls(away: Path) -> None:
+    with open_executor("processes:3") as pool:
+        assert pool is not None
+        assert n_workers(pool) == 3
+    with dask_scheduler(away) as (scheduler, address), open_executor(f"dask:{address}") as cluster:
+        assert cluster is not None
+        assert n_workers(cluster) == 1  # none yet; whichever comes does all
+        with dask_worker(away, address), dask_worker(away, address):
+            deadline = time.monotonic() + 60
+            while n_workers(cluster) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        scheduler.kill()
+        scheduler.wait()
+        assert n_workers(cluster) == 1
+    with ThreadPoolExecutor(5) as threads:
+        assert n_workers(threads) == 1  # it does not say
+
+
 @pytest.mark.parametrize(
     ("preload", "culprits"),
     [
@@ -437,7 +496,12 @@ def test_versions_of_dask_s_own_packages_that_differ_are_a_note_of_one_line(tmp_
     assert line.endswith("Workers 0.0.1")
 
 
-@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="one path that is two files needs Linux's /proc")
+two_folders = pytest.mark.skipif(
+    not Path("/proc/self/cwd").exists(), reason="one path that is two files needs Linux's /proc"
+)
+
+
+@two_folders
 def test_files_that_a_worker_lacks_or_has_otherwise_are_named(
     cli: CommandLine, tiny: Path, tmp_path: Path, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,3 +519,47 @@ def test_files_that_a_worker_lacks_or_has_otherwise_are_named(
         save_file(timm.create_model("resnet18").state_dict(), away / "resnet18.safetensors")
         assert_refused(cli(*there), f"{weights} holds other weights", "on the worker tcp://")
     assert record_files(tmp_path / "kept") == []
+
+
+@two_folders
+def test_weights_that_a_worker_lacks_cost_no_other_network_of_the_category(
+    cli: CommandLine, tiny: Path, tmp_path: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("test_resnet", "resnet18"):
+        save_file(timm.create_model(name).state_dict(), tmp_path / f"{name}.safetensors")
+    (away / "resnet18.safetensors").write_bytes((tmp_path / "resnet18.safetensors").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    here = Path("/proc/self/cwd")  # of whoever asks
+    command = ("run", "--backbone", "test_resnet,resnet18", "--layers", "layer1", "--n-features", 8, "--threads", 1)
+    paths = ("--weights", here, "--data", tiny, "--categories", "bottle", "--results", tmp_path / "kept")
+    with dask_scheduler(away) as (_, address), dask_worker(away, address):
+        reply = cli(*command, *paths, "--executor", f"dask:{address}?wait=60")
+    assert_refused(reply, f"{here / 'test_resnet.safetensors'} is not there", "on the worker tcp://")
+    (kept,) = record_files(tmp_path / "kept")
+    assert json.loads(kept.read_text())["config"]["model"]["backbone"] == "resnet18"
+
+
+@two_folders
+def test_scenes_that_a_worker_lacks_are_named(
+    cli: CommandLine, tmp_path: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_demo_stc(tmp_path / "campus", video=False)
+    monkeypatch.chdir(tmp_path)
+    campus = Path("/proc/self/cwd/campus")  # of whoever asks
+    command = ("reproduce", "table4", "--stc", campus, "--stc-every", 8, "--backbones", "resnet18", "--weights")
+    options = ("random", "--threads", 1, "--results", tmp_path / "kept")
+    with dask_scheduler(away) as (_, address), dask_worker(away, address):
+        there = (*command, *options, "--executor", f"dask:{address}?wait=60")
+        no_scene = cli(*there)
+        shutil.copytree(tmp_path / "campus", away / "campus")
+        shutil.rmtree(away / "campus" / "training" / "frames" / "01_002")
+        no_clip = cli(*there)
+    culprits = f"{campus} is not there", f"scene 01: cannot read {campus / 'training' / 'frames' / '01_002'}"
+    for reply, culprit in zip((no_scene, no_clip), culprits, strict=True):
+        assert reply.code == 2
+        line = lines_said(reply.err)[-1]
+        assert line.startswith("padim-bench: error: ")
+        assert culprit in line
+        assert "on the worker tcp://" in line
+    (kept,) = record_files(tmp_path / "kept")
+    assert json.loads(kept.read_text())["config"]["category"] == "02"
