@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 from PIL import Image
@@ -225,17 +226,31 @@ def category(root: Path, tmp_path: Path) -> Category:
     return mvtec(base.parent, "grid")
 
 
-def test_images_and_scenes_are_one_list_that_processes_take_too(
-    scenes: list[Scene], category: Category, models: list[Model], tmp_path: Path
+@pytest.fixture(params=["processes:2", "dask"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Two processes, or a Dask cluster of one process with two threads, which share torch's settings."""
+    if request.param != "dask":
+        yield request.param
+        return
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        yield f"dask:{cluster.scheduler_address}"
+
+
+def test_images_and_scenes_are_one_list_that_is_run_elsewhere_too(
+    scenes: list[Scene], category: Category, models: list[Model], tmp_path: Path, elsewhere: str
 ) -> None:
+    small = Wanted(PaDiMConfig(layers=("layer1", "layer2"), n_features=4, protocol=SMALL))
+    models = [*models[:2], (small, resolve_weights("test_resnet", "random"))]
+
     def units() -> list[Unit]:
-        return [*plan([category], models[:2], SETTINGS), *plan_scenes(scenes, models[:2], SETTINGS)]
+        return [*plan([category], models, SETTINGS), *plan_scenes(scenes, models, SETTINGS)]
 
     here = run(units(), tmp_path / "here")
-    with open_executor("processes:2") as executor:
+    with open_executor(elsewhere) as executor:
         apart = run(units(), tmp_path / "apart", executor=executor)
-    assert [outcome.config.category for outcome in here] == ["grid", "grid", "01", "01", "02", "02"]
+    assert [outcome.config.category for outcome in here] == ["grid"] * 3 + ["01"] * 3 + ["02"] * 3
     assert [numbers(outcome.record) for outcome in apart] == [numbers(outcome.record) for outcome in here]
+    assert [outcome.path.name for outcome in apart] == [outcome.path.name for outcome in here]
 
 
 @pytest.mark.parametrize("where", ["serial", "processes:1"])
