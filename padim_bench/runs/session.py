@@ -10,6 +10,7 @@ from padim_bench.data.loading import LoadedCategory, Masks, load_category, split
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Clip, Scene, count_frames, scene_digest, scene_files
 from padim_bench.errors import PadimBenchError
+from padim_bench.machine.torch_settings import torch_threads
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.paper import known_maps
 from padim_bench.runs.features import Features
@@ -52,7 +53,9 @@ class Session:
             if place in self._backbones:
                 self._backbones[place] = self._backbones.pop(place)  # the last to go
                 return self._backbones[place]
-        backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
+        # Its error by folding, which is recorded, is rounded as threads have it.
+        with torch_threads(unit.settings.execution.threads):
+            backbone = Backbone(weights, layers, dtype=dtype, image_size=size).to(device)
         while len(self._backbones) >= BACKBONES:
             del self._backbones[next(iter(self._backbones))]
         self._backbones[shared if backbone.any_size else (*shared, size)] = backbone
