@@ -14,7 +14,7 @@ HALF_PRODUCTS = ("auto", "native", "widened")
 
 # The native product rounds the difference vector too: a gain within the noise of a measurement is not worth that.
 _WORTH_IT = 1.1
-_BYTES, _ROUNDS = 8 << 20, 3
+_BYTES, _ROUNDS = 4 << 20, 2
 
 
 def image_class(images: int) -> int:
@@ -27,7 +27,7 @@ def native_is_faster(strategy: Strategy, n: int, d: int, storage: torch.dtype, i
     """Whether this process multiplies such a state faster as it lies than widened to float32, by a tenth at least.
 
     Processors with AVX512-BF16, AVX512-FP16 or AMX, and GPUs, do; others emulate the product, many times slower.
-    A measurement of a few milliseconds on one thread, of as many positions as take 8 MB, the first time that it is
+    A measurement of a few milliseconds on one thread, of as many positions as take 4 MB, the first time that it is
     asked for a shape: which way a process takes can therefore differ where both are as fast.
 
     Args:

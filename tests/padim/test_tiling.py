@@ -46,6 +46,7 @@ def test_scoring_works_on_whole_tiles_within_their_bytes(
     room = (MEASURED.widened_bytes if widened else MEASURED.stored_bytes) * (threads if cut.together else 1)
     assert cut.tile == 1 or cut.tile * each <= room
     assert cut.group % cut.tile == 0
+    assert cut.together or cut.tile <= -(-positions // (MEASURED.fewest_tiles * threads))
     assert cut.group == cut.tile or positions // cut.group >= 8 * threads
 
 
@@ -56,7 +57,10 @@ def test_the_papers_sizes_by_hand() -> None:
     assert MEASURED.tiles_read(positions, 3, 209, 550, 2) == 16
     each = 4 * (100 * 100 + 2 * 100)
     dense = MEASURED.scoring(positions, each, 4 * positions * 100 * 100, 2, widened=False, products=True)
-    assert dense == Scoring(tile=822, group=822, together=True)  # 33.6 MB for two threads
+    assert dense == Scoring(tile=3136, group=3136, together=True)  # 128 MB of them, in 134 for two threads
+    half = 2 * (168_300 + 2 * 550)
+    large = MEASURED.scoring(positions, half, 2 * positions * 168_300, 2, widened=False, products=True)
+    assert large == Scoring(tile=198, group=198, together=False)  # of 339 kB in 64 MiB
     alone = MEASURED.scoring(positions, each, 4 * positions * 100 * 100, 2, widened=True, products=False)
     assert alone == Scoring(tile=154, group=154, together=False)
 

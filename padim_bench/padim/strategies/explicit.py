@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
+from padim_bench.padim.strategies.products import product
 
 
 def fit(chunk: PositionChunk) -> State:
@@ -13,7 +14,7 @@ def fit(chunk: PositionChunk) -> State:
 
 
 def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
-    return (delta * torch.bmm(state["precision"], delta)).sum(dim=1)
+    return (delta * product(state["precision"], delta)).sum(dim=1)
 
 
 STRATEGY = Strategy(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from padim_bench.padim.strategies import triangular
 from padim_bench.padim.strategies.base import PositionChunk, State, Strategy
+from padim_bench.padim.strategies.products import product
 
 
 def fit(chunk: PositionChunk) -> State:
@@ -16,7 +17,7 @@ def fit(chunk: PositionChunk) -> State:
 def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
     total = torch.zeros_like(delta[:, 0], dtype=torch.promote_types(delta.dtype, torch.float32))
     for rows, block in triangular.blocks_of(state, "rows"):
-        total += torch.bmm(block, delta[:, : rows.stop]).to(total.dtype).square().sum(dim=1)
+        total += product(block, delta[:, : rows.stop]).to(total.dtype).square().sum(dim=1)
     return total
 
 
