@@ -10,8 +10,10 @@ import torch
 from padim_bench import STRATEGIES, PaDiM, StrategyInvalidError
 from padim_bench.machine.torch_settings import full_precision
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
+from padim_bench.padim.strategies import GATES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -55,3 +57,22 @@ def test_a_model_fits_scores_saves_and_loads_on_either(tmp_path: Path) -> None:
         assert torch.equal(again[0], there_maps)
         moved = PaDiM.load(tmp_path / "m.safetensors").score(images[:3])
         torch.testing.assert_close(moved[0], there_maps.cpu(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["native", "widened", "auto"])
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+@pytest.mark.parametrize("n_test", [1, 33])
+def test_half_precision_is_within_its_gate_whichever_way_it_is_applied(n_test: int, storage: str, way: str) -> None:
+    n, d, side = 66, 203, 5
+    embedding = PatchEmbedding((d,), ((side, side),), tuple(range(d)))
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)
+    train, test = (torch.randn(k, d, side, side, generator=generator) * spread + 3 for k in (n, n_test))
+    exact = distances(train.flatten(2), test.flatten(2), 0.01) ** 2
+    moments = TrainingMoments(embedding, torch.float64, 1 << 30)
+    moments.update(embedding.select([train.cuda()]))
+    fitted = fit_gaussians(moments, epsilon=0.01, strategy="whitening", storage=storage, half_products=way)
+    found = fitted.squared_distances(embedding.select([test.cuda()])).double().cpu().numpy()
+    assert (abs(found - exact) / exact.clip(min=1)).max() < GATES[storage]
+    assert fitted.applied <= {"native", "widened"}
+    assert way == "auto" or fitted.applied == {way}
