@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from padim_bench.data.datasets import official_split
 from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
@@ -23,7 +22,7 @@ from padim_bench.records.costs import (
     MeasuredOn,
     measurement_id,
 )
-from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.facts import Environment, WeightsUsed, used
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,7 @@ class Subject:
             "config": config,
             "asked": self.work.asked,
             "model_name": config.model_name,
-            "dataset": MeasuredOn(
-                name=category.dataset,
-                category=category.name,
-                kind=category.kind,
-                split_digest=self.digest,
-                n_train=len(category.train),
-                n_test=len(category.test),
-                official_split=official_split(category),
-                resolution=config.protocol.resolution,
-                has_masks=category.has_masks,
-                image_sizes=image_sizes,
-            ),
+            "dataset": MeasuredOn(**used(category, self.digest, config), image_sizes=image_sizes),
             "weights": WeightsUsed(**self.weights.to_dict()),
             # Of the measurement, which need not be what this process happens to be set to.
             "environment": Environment(**environment(config.execution.device) | {"threads": config.execution.threads}),

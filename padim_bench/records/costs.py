@@ -16,7 +16,7 @@ from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 from padim_bench.machine.reading import in_one_line
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
-from padim_bench.records.facts import Environment, WeightsUsed
+from padim_bench.records.facts import DatasetUsed, Environment, WeightsUsed
 from padim_bench.records.runs import check_same
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.records.values import AtLeastOne, Count, Digest, Metrics, Number, Peak, Positive, Seconds, Text
@@ -30,18 +30,9 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredOn:
+class MeasuredOn(DatasetUsed):
     """The category that was measured on; ``image_sizes`` as stored, known once its images were read."""
 
-    name: str
-    category: str
-    kind: str
-    split_digest: Digest
-    n_train: AtLeastOne
-    n_test: Count
-    official_split: bool | None
-    resolution: str
-    has_masks: bool
     image_sizes: tuple[str, ...] = ()
 
 

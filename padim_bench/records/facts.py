@@ -1,16 +1,18 @@
-"""What records of runs and of costs say alike: where it happened, and whose weights."""
+"""What records of runs and of costs say alike: of which category, with whose weights, and where it happened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import AfterValidator
 
+from padim_bench.data.datasets import official_split
 from padim_bench.padim.digests import weights_identity
 from padim_bench.records.values import AtLeastOne, Count, Digest, Number, Text
 
 if TYPE_CHECKING:
+    from padim_bench.data.samples import Category
     from padim_bench.records.config import RunConfig
 
 
@@ -74,17 +76,42 @@ class WeightsUsed:
         return weights_identity(self.tensors_sha256, self.mean, self.std)
 
 
-class Split(Protocol):
-    """Of any record, the category that it is of, and whether its images are those that were published."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetUsed:
+    """The category, or the scene, that a run or a measurement is of.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def category(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def official_split(self) -> bool | None: ...
+    Attributes:
+        name: of the dataset.
+        kind: "texture", "object", "scene", or what a folder is.
+        split_digest: of all images and masks, and which are for training.
+        official_split: whether it is the published one; None where none is known.
+        resolution: at which pixels are compared.
+    """
+
+    name: str
+    category: str
+    kind: str
+    split_digest: Digest
+    n_train: AtLeastOne
+    n_test: Count
+    has_masks: bool
+    official_split: bool | None
+    resolution: str
+
+
+def used(category: Category, split_digest: str, config: RunConfig) -> dict[str, Any]:
+    """The members of :class:`DatasetUsed`, of a category of images."""
+    return {
+        "name": category.dataset,
+        "category": category.name,
+        "kind": category.kind,
+        "split_digest": split_digest,
+        "n_train": len(category.train),
+        "n_test": len(category.test),
+        "has_masks": category.has_masks,
+        "official_split": official_split(category),
+        "resolution": config.protocol.resolution,
+    }
 
 
 class Recorded(Protocol):
@@ -93,6 +120,6 @@ class Recorded(Protocol):
     @property
     def config(self) -> RunConfig: ...
     @property
-    def dataset(self) -> Split: ...
+    def dataset(self) -> DatasetUsed: ...
     @property
     def weights(self) -> WeightsUsed: ...

@@ -10,7 +10,7 @@ from padim_bench.data.datasets import PAPER_DATASET, PAPER_SCENES
 from padim_bench.data.mvtec_ad import MVTEC_KINDS
 from padim_bench.errors import PadimBenchError
 from padim_bench.records.costs import AnyMeasurement, CostRecord, GrowthRecord, SizesRecord
-from padim_bench.records.facts import Split
+from padim_bench.records.facts import DatasetUsed
 from padim_bench.records.files import check_mergeable, read_records
 from padim_bench.records.measurements import HELD, read_measurements
 from padim_bench.records.runs import RunRecord
@@ -63,7 +63,7 @@ def read_evidence(folders: Sequence[Path]) -> tuple[Evidence, list[str]]:
     return evidence, lines
 
 
-def category_order(dataset: Split) -> tuple[bool, int, str]:
+def category_order(dataset: DatasetUsed) -> tuple[bool, int, str]:
     """As the paper's tables have them: textures, then objects, those of MVTec AD in its order, others by name."""
     known, name = list(MVTEC_KINDS), dataset.category
     return dataset.kind != "texture", known.index(name) if name in known else len(known), name

@@ -15,7 +15,7 @@ from padim_bench.machine.reading import in_one_line
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
-from padim_bench.records.facts import Environment, Recorded, WeightsUsed
+from padim_bench.records.facts import DatasetUsed, Environment, Recorded, WeightsUsed
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.records.values import AtLeastOne, Bound, Count, Digest, Metrics, Number, Seconds, Text
 
@@ -24,29 +24,16 @@ INVALID: Literal["invalid"] = "invalid"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunDataset:
+class RunDataset(DatasetUsed):
     """What was trained on and tested.
 
     Attributes:
-        kind: "texture", "object", "scene", or what a folder is.
-        split_digest: of all images and masks, and which are for training.
-        official_split: whether it is the published one; None where none is known.
         image_sizes: as stored.
-        resolution: at which pixels are compared.
         notes: what may surprise of the files.
     """
 
-    name: str
-    category: str
-    kind: str
-    split_digest: Digest
-    n_train: AtLeastOne
-    n_test: Count
     n_anomalous: Count
-    has_masks: bool
-    official_split: bool | None
     image_sizes: tuple[str, ...]
-    resolution: str
     notes: tuple[str, ...] = ()
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim_bench.data.datasets import official_split
 from padim_bench.data.loading import sample_name
 from padim_bench.data.samples import Category, Sample
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
@@ -27,6 +26,7 @@ from padim_bench.padim.model import score_features
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
+from padim_bench.records.facts import used
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.runs.budget import members, plan_unit, statements
@@ -183,18 +183,10 @@ def _record(
     category, facts = unit.category, bank.facts
     peaks = {k: larger(v, shared_peak[k]) if k.endswith("bytes") else v for k, v in result.memory.items()}
     dataset = RunDataset(
-        name=category.dataset,
-        category=category.name,
-        kind=category.kind,
-        split_digest=facts.split_digest,
-        n_train=len(category.train),
-        n_test=len(category.test),
+        **used(category, facts.split_digest, config),
         n_anomalous=int(facts.labels.sum()),
-        has_masks=category.has_masks,
-        official_split=official_split(category),
         image_sizes=tuple(facts.image_sizes),
         notes=(*category.notes, *facts.notes),
-        resolution=config.protocol.resolution,
     )
     names = [sample_name(category, s) for s in category.test]
     learned = REDUCTIONS[config.model.reduction].learned
