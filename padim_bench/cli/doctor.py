@@ -20,11 +20,13 @@ def add_to(commands: Commands) -> None:
 def examine(arguments: argparse.Namespace, output: Output) -> None:
     """Prints what the machine has, and a verdict on each operation that has been wrong somewhere."""
     from padim_bench.machine.doctor import advice, checks, machine
+    from padim_bench.machine.features import features_line
 
     check_device(arguments.device)
     threads = thread_count(arguments)
     about = machine(threads, arguments.device)
-    for key, value in about.items():
+    shown = {k: v for k, v in about.items() if k not in {"cpu_capability", "instructions", "native_half", "mkl"}}
+    for key, value in (shown | {"features": features_line(about)}).items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         output.text(f"{key + ':':16} {text}")
     output.text()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from padim_bench.machine import apart
 from padim_bench.machine.environment import environment
+from padim_bench.machine.features import mkl_kernel
 
 DIMENSIONS = (100, 200, 550)
 BATCH, IMAGES = 8, 209
@@ -104,8 +105,8 @@ OPERATIONS = (
 
 
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """Versions and hardware."""
-    found = environment(device) | {"threads": threads}
+    """Versions and hardware, with MKL's own word on it."""
+    found = environment(device) | {"threads": threads, "mkl": mkl_kernel()}
     found["parallel"] = [line.strip() for line in torch.__config__.parallel_info().splitlines() if "threads" in line]
     found["cuda_available"] = torch.cuda.is_available()
     return found

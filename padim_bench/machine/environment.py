@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import padim_bench
+from padim_bench.machine.features import instructions, native_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 _OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """OS, processor, threads, BLAS, GPU if used, library versions and the commit of this code."""
+    """OS, processor and its half precision, threads, BLAS, GPU if used, versions and the commit of this code."""
     import torch
 
     found: dict[str, Any] = {
@@ -26,6 +27,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": instructions(),
+        "native_half": native_half(),
         "threads": torch.get_num_threads(),
         "openmp": {k: os.environ[k] for k in _OPENMP if k in os.environ},
         "blas": "mkl" if "BLAS_INFO=mkl" in torch.__config__.show() else "other",

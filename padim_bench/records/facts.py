@@ -25,12 +25,19 @@ def _names_versions(versions: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where it happened, as ``machine.environment`` tells it."""
+    """Where it happened, as ``machine.environment`` tells it.
+
+    Attributes:
+        instructions: for half precision and int8, which the processor has; None where the system did not tell.
+        native_half: the half precisions that torch multiplied natively there; None where that is not known.
+    """
 
     os: str | None = None
     cpu: str
     cpu_count: AtLeastOne | None = None
     cpu_capability: str | None = None
+    instructions: list[str] | None = None
+    native_half: list[str] | None = None
     threads: AtLeastOne | None = None
     openmp: dict[str, str]
     blas: str | None = None

@@ -16,7 +16,7 @@ from padim_bench.report.page import NONE
 
 # Everything else that pytest-benchmark saves stays out: it names the host, the checkout and the branch, and
 # holds every single timing.
-_MACHINE = ("os", "cpu", "cpu_count", "cpu_capability", "openmp", "blas", "python", "versions")
+_MACHINE = ("os", "cpu", "cpu_count", "cpu_capability", "features", "openmp", "blas", "python", "versions")
 _COMMIT = ("id", "dirty")
 _BENCHMARK = ("group", "name", "fullname", "extra_info")
 _STATS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "ops", "rounds", "iterations")
@@ -84,10 +84,11 @@ def _circumstances(run: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{k} {machine['versions'][k]}" for k in ("torch", "numpy", "scipy", "timm"))
     changed = " with changes" if commit["dirty"] else ""
     loads = ", ".join(f"{load:.1f}" for load in run["load_average"])
+    features = f" Machine: {machine['features']}." if "features" in machine else ""
     return (
         f"{machine['cpu']}, {machine['cpu_count']} cores, {machine['cpu_capability']}, {machine['os']}; "
         f"Python {machine['python']}, {versions}; {run['datetime'][:10]}, commit {(commit['id'] or 'unknown')[:12]}"
-        f"{changed}; load average at the start and the end {loads}."
+        f"{changed}; load average at the start and the end {loads}.{features}"
     )
 
 

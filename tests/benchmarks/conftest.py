@@ -15,6 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from work import best_time
 
 from padim_bench.machine.environment import commit, environment
+from padim_bench.machine.features import features_line, mkl_kernel
 from padim_bench.report.benchmarks import published
 
 _MOST_ROUNDS = 50
@@ -137,9 +138,18 @@ def invalid(threads: int) -> Callable[[str, Exception], NoReturn]:
     return record
 
 
+def pytest_report_header() -> str:
+    return f"machine: {_features()}"
+
+
+def _features() -> str:
+    return features_line(environment() | {"mkl": mkl_kernel()})
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
-    return {k: v for k, v in environment().items() if k not in ("threads", "commit", "dirty")}
+    about = {k: v for k, v in environment().items() if k not in ("threads", "commit", "dirty")}
+    return about | {"features": _features()}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -96,6 +96,14 @@ def test_page_ranks_each_group_by_median() -> None:
     assert "commit 0123456789ab; load average at the start and the end 0.1, 1.9." in text
 
 
+def test_page_says_what_the_machine_multiplies_natively_where_that_was_kept() -> None:
+    assert "Machine:" not in page({"cpu": run(benchmark("cholesky", 1.0))})
+    told = saved(benchmark("cholesky", 1.0))
+    told["machine_info"]["features"] = "AVX512-BF16; MKL: none"
+    text = page({"cpu": published(told, ceilings=CEILINGS, invalid=[], load_average=[0.1, 1.9])})
+    assert "0.1, 1.9. Machine: AVX512-BF16; MKL: none." in text
+
+
 def test_lossy_work_is_no_measure_for_exact_work() -> None:
     text = page({"cpu": run(benchmark("diagonal", 0.1, lossy=True), benchmark("a", 1.0), benchmark("b", 2.0))})
     assert "| diagonal (lossy) | 100 ms | 0.10 |" in text
