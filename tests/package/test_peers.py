@@ -14,14 +14,15 @@ import pytest
 import timm
 import torch
 
+from padim_bench.machine.features import native_half
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.records.files import to_json
 from padim_bench.records.sealed import sealed
 from tests.peers import __main__ as peers
-from tests.peers import fit, inputs, reference, report, scripts, theirs, worker
+from tests.peers import distance, fit, inputs, reference, report, scripts, theirs, worker
 from tests.peers.measure import _judge, _judge_by_values, _side, measure
-from tests.peers.rows import STRATEGIES, Contender, Row, all_rows
+from tests.peers.rows import HALF, STRATEGIES, Contender, Row, all_rows
 from tests.peers.worker import once, told
 from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
@@ -64,6 +65,8 @@ def test_the_scripts_maps_are_the_references() -> None:
     [
         ("script-fit-d100", {"n": N, "d": D, "grid": GRID}, None),
         ("script-score-d100", {"n": N, "d": D, "grid": GRID, "batch": 2, "border": "reflect"}, None),
+        ("distance-d550-b8-t2", {"n": N, "d": D, "grid": GRID, "batch": 2, "border": "mirror"}, 2),
+        ("distance-d550-b8-t2", {"n": N, "d": D, "grid": GRID, "batch": 2, "border": "mirror"}, 3),
         ("embedding-b16-t1", {"batch": 2, "d": 100, "grid": 4}, 1),
         ("pro", {"metric": "pro", "tied": False, "maps": 8, "side": 40}, 2),
         ("pro-ties", {"metric": "pro", "tied": True, "maps": 8, "side": 40}, 3),
@@ -89,6 +92,7 @@ def test_every_row_is_named_once_and_can_be_sent_to_a_process() -> None:
             assert len(set(names)) == len(names)
             assert row.baseline in names
             assert all(not t.ours or t.ours in names for t in row.targets)
+            assert row.call_limit_s <= row.timeout_s
             assert row.mode != "alternate" or len({c.threads for c in row.contenders}) == 1
             assert row.values_like is None or row.values_like[0] in names
 
@@ -161,6 +165,38 @@ def test_no_target_is_reached_by_a_wrong_result_or_against_one(results: dict[str
     results["rows"]["fit"]["sides"][0]["status"] = "wrong"
     ((_, name, best),) = report.judged(results["rows"]["fit"])
     assert best is None
+
+
+def test_what_is_asked_of_half_precision_is_reached_by_it_alone(results: dict[str, Any]) -> None:
+    row = results["rows"]["fit"]
+    row["targets"][0]["storages"] = ["float16", "bfloat16"]
+    for side, storage in zip(row["sides"][1:], ("float32", "bfloat16"), strict=True):
+        side["options"] = {"storage": storage}
+    ((_, _, best),) = report.judged(row)
+    assert best is None  # the one in bfloat16 is wrong
+    row["sides"][2]["status"] = "right"
+    ((_, name, best),) = report.judged(row)
+    assert (name, best) == ("fast and wrong", pytest.approx(16.0))
+
+
+def test_the_floor_of_half_precision_counts_its_bytes_and_the_better_rate() -> None:
+    size = {"n": 209, "d": 550, "grid": 8, "batch": 1}
+    work = {
+        storage: distance.least_work({"who": "ours", "strategy": "whitening", "storage": storage}, size)
+        for storage in ("float32", "bfloat16")
+    }
+    whole, half = work["float32"], work["bfloat16"]
+    assert whole is not None
+    assert half is not None
+    means_and_images = 64 * 4 * 550 * 2
+    assert whole["bytes"] - means_and_images == 2 * (half["bytes"] - means_and_images)
+    rates = {"status": "ok", "read_bytes_per_s": 1e12, "float32_flops_per_s": 1e9, "bfloat16_flops_per_s": 4e9}
+    seconds = half["flops"] / 1e9
+    side = {"threads": 1, "least_work": half}
+    assert report.floor_seconds(side, {"1": rates}) == pytest.approx(seconds / 4)
+    assert report.floor_seconds(side, {"1": rates | {"bfloat16_flops_per_s": 1e8}}) == pytest.approx(seconds)
+    del rates["bfloat16_flops_per_s"]  # not native there
+    assert report.floor_seconds(side, {"1": rates}) == pytest.approx(seconds)
 
 
 def test_runs_are_judged_by_a_named_contender() -> None:
@@ -242,6 +278,8 @@ def test_default_strategies_are_of_the_registry() -> None:
 def test_rates_are_of_this_machine_and_given_back_its_threads() -> None:
     before = torch.get_num_threads()
     found = worker.rates({"size": {"bytes": 1 << 16, "side": 32}, "threads": 1})
+    half = {key.removesuffix("_flops_per_s") for key in found} & set(HALF)
+    assert half == set(native_half() or ())
     assert found.pop("status") == "ok"
     assert set(report.BATCHED) < set(found)
     assert all(value > 1e6 for value in found.values())

@@ -54,6 +54,7 @@ def build(options: dict[str, Any], given: Inputs) -> Callable[[], Any]:
         return lambda: scripts.maps(scripts.distances(images.numpy(), gaussians), side, sigma=4.0)
 
     fitted = _fitted(given, options["strategy"], options["storage"])
+    given.setdefault("applied", {})[options["strategy"], options["storage"]] = fitted.applied
     protocol = get_protocol("anomalib").vary(border=given["border"])
 
     def ours() -> Any:
@@ -76,20 +77,22 @@ def settle(given: Inputs, *, values: bool) -> None:
 
 
 def compare(value: Any, options: dict[str, Any], given: Inputs) -> dict[str, Any]:
-    gate = OUR_GATES[options["storage"]] if options["who"] == "ours" else GATE
-    return difference(np.asarray(value), given["exact"], gate=gate)
+    ours = options["who"] == "ours"
+    found = difference(np.asarray(value), given["exact"], gate=OUR_GATES[options["storage"]] if ours else GATE)
+    applied = sorted(given["applied"][options["strategy"], options["storage"]]) if ours else []
+    return found | ({"applied": applied} if applied else {})
 
 
 def least_work(options: dict[str, Any], size: dict[str, Any]) -> dict[str, Any] | None:
-    """One pass over the state and the products with it, in float32."""
+    """One pass over the state, as it is stored, and the products with it, in float32 or as it is stored."""
     if options["who"] != "ours":
         return None
     n, d, positions, batch = size["n"], size["d"], size["grid"] ** 2, size["batch"]
     strategy = get_strategy(options["strategy"], n, d, options["storage"])
     values = strategy.n_values(n, d)
-    width = 2 if options["storage"] == "float16" else 4
+    width = getattr(torch, options["storage"]).itemsize
     return {
         "flops": reference.FLOPS_PER_VALUE.get(strategy.name, 2) * values * positions * batch,
-        "dtype": "float32",
+        "dtype": options["storage"],
         "bytes": positions * (width * values + 4 * d * (batch + 1)),
     }

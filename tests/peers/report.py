@@ -14,6 +14,7 @@ from padim_bench.machine.reading import why
 from padim_bench.records.files import to_json
 from padim_bench.records.sealed import OtherSchemaError, read_sealed, write_sealed
 from padim_bench.report.page import NONE, Grid, markdown_page
+from tests.peers.rows import HALF
 
 SCHEMA = 1
 # What a fit at d = 100 is made of; to compare with, since no floor is computed from them.
@@ -21,6 +22,7 @@ BATCHED = {
     "covariances_flops_per_s": "batched covariances of 209 images and 100 dimensions in float32",
     "cholesky_flops_per_s": "batched Cholesky factors of them",
 }
+APPLIED = {"native": "as it is stored", "widened": "widened to float32"}
 Result = Mapping[str, Any]
 
 
@@ -65,6 +67,7 @@ def judged(row: Result) -> Iterator[tuple[Result, str, float | None]]:
             and not s["peer"]
             and s["status"] == "right"
             and (not target["ours"] or s["name"] == target["ours"])
+            and (not target.get("storages") or s["options"].get("storage") in target["storages"])
             if (r := ratio(row, s, target["measure"])) is not None
         ]
         best, name = max(reached, default=(None, NONE))
@@ -72,11 +75,16 @@ def judged(row: Result) -> Iterator[tuple[Result, str, float | None]]:
 
 
 def floor_seconds(side: Result, rates: Result) -> float | None:
-    """The least time by this machine's measured rates: the slower of moving the bytes and of the arithmetic."""
+    """The least time by this machine's measured rates: the slower of moving the bytes and of the arithmetic.
+
+    Of half precision at the rate of float32, to which it can be widened, or at its own where that is higher.
+    """
     work, measured = side["least_work"], rates.get(str(side["threads"]))
     if not work or not measured or measured.get("status") != "ok":
         return None
-    return max(work["flops"] / measured[f"{work['dtype']}_flops_per_s"], work["bytes"] / measured["read_bytes_per_s"])
+    dtypes = ("float32", work["dtype"]) if work["dtype"] in HALF else (work["dtype"],)
+    rate = max(measured[key] for key in (f"{dtype}_flops_per_s" for dtype in dtypes) if key in measured)
+    return max(work["flops"] / rate, work["bytes"] / measured["read_bytes_per_s"])
 
 
 def to_markdown(results: Result) -> str:
@@ -118,6 +126,9 @@ def _provenance(results: Result) -> list[str]:
                 f"read {rates['read_bytes_per_s'] / 1e9:.1f} GB/s, "
                 f"products {rates['float32_flops_per_s'] / 1e9:.0f} GFLOP/s in float32 and "
                 f"{rates['float64_flops_per_s'] / 1e9:.0f} in float64"
+                + "".join(
+                    f", {rates[key] / 1e9:.0f} in {dtype}" for dtype in HALF if (key := f"{dtype}_flops_per_s") in rates
+                )
                 + "".join(f"; {what} {rates[key] / 1e9:.0f}" for key, what in BATCHED.items() if key in rates)
                 + "."
             )
@@ -176,6 +187,8 @@ def _row_page(row: Result, rates: Result) -> str:
     for side in row["sides"]:
         notes += [f"{side['name']}: {side['note']}."] if side["note"] else []
         notes += [f"{side['name']}: {side['status']}: {side['message']}"] if side["message"] else []
+        if applied := (side["difference"] or {}).get("applied"):
+            notes.append(f"{side['name']}: the state is multiplied {' and '.join(APPLIED[how] for how in applied)}.")
         if values := (side["difference"] or {}).get("values"):
             notes.append(f"{side['name']}: " + ", ".join(f"{k} {_value(v)}" for k, v in values.items()) + ".")
     return markdown_page(f"{row['name']}: {row['work']}", [("", Grid(header, lines))], notes).replace("# ", "## ", 1)

@@ -100,20 +100,21 @@ def alternate(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def rates(job: dict[str, Any]) -> dict[str, Any]:
-    """The best of several: bytes read per second, and FLOP/s of a matrix product in either precision.
+    """The best of several: bytes read per second, and FLOP/s of a matrix product in every precision that is native.
 
     And of the batched kernels that a fit at d = 100 is made of, a thread to a batch: covariances of 209 images and
     Cholesky factors, in float32. They lie in the cache, and no floor is computed from them.
     """
     import torch
 
+    from padim_bench.machine.features import native_half
     from padim_bench.padim.parallel import for_each
 
     big = torch.ones(job["size"]["bytes"] // 4)
     found = {"read_bytes_per_s": big.nbytes / min(_timed(big.sum)[0] for _ in range(7))}
     side = job["size"]["side"]
-    for name in ("float32", "float64"):
-        a = torch.randn(side, side, dtype=getattr(torch, name))
+    for name in ("float32", "float64", *(native_half() or ())):
+        a = torch.randn(side, side).to(getattr(torch, name))
         best = min(_timed(lambda a=a: a @ a)[0] for _ in range(7))
         found[f"{name}_flops_per_s"] = 2 * side**3 / best
     n, d, batches = 209, 100, 16 * job["threads"]
