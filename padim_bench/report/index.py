@@ -16,6 +16,7 @@ SPEED = {
         "tox -e bench",
     ),
 }
+DETAILS = "peers/*/peers.md"  # which the first of them links: a page for each machine
 
 
 def index_page(pages: Sequence[Page], results: Path) -> str:

@@ -10,7 +10,7 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import write_bytes, write_text
 from padim_bench.protocols import get_protocol
 from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
-from padim_bench.report.index import SPEED, index_page
+from padim_bench.report.index import DETAILS, SPEED, index_page
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import REPORTS, STRATEGIES_TABLE, table_names
@@ -42,8 +42,9 @@ def write_page(page: Page, out: Path) -> list[Path]:
 
 
 def write_index(pages: Sequence[Page], results: Path, out: Path) -> None:
-    """README.md of a results folder: the pages, and the speed pages that lie in ``results``, which come along."""
-    for name in SPEED if out != results else ():
+    """README.md of a results folder: the pages, and the speed pages in ``results``, which come along with theirs."""
+    details = (path.relative_to(results).as_posix() for path in sorted(results.glob(DETAILS)))
+    for name in (*SPEED, *details) if out != results else ():
         if (results / name).is_file():
             write_bytes(out / name, (results / name).read_bytes())
     write_text(out / "README.md", index_page(pages, results))

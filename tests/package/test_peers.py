@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,15 +15,16 @@ import pytest
 import timm
 import torch
 
-from padim_bench.machine.features import native_half
+from padim_bench.errors import PadimBenchError
+from padim_bench.machine.features import instructions, native_half
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.records.files import to_json
 from padim_bench.records.sealed import sealed
 from tests.peers import __main__ as peers
-from tests.peers import distance, fit, inputs, reference, report, scripts, theirs, worker
-from tests.peers.measure import _judge, _judge_by_values, _side, measure
-from tests.peers.rows import HALF, STRATEGIES, Contender, Row, all_rows
+from tests.peers import distance, fit, inputs, machines, reference, report, scripts, theirs, worker
+from tests.peers.measure import _judge, _judge_by_values, _side, better, measure
+from tests.peers.rows import HALF, STRATEGIES, Contender, Row, Target, all_rows
 from tests.peers.worker import once, told
 from tests.spoil import edited, flipped, outcomes, ruined, spoilt
 
@@ -142,14 +144,15 @@ def test_reports_are_the_same_from_what_was_read_back(results: dict[str, Any], t
 
 
 def test_spoilt_results_are_refused_in_a_line(results: dict[str, Any], tmp_path: Path) -> None:
-    draw, path = random.Random(9), tmp_path / "results.json"
-    report.write(tmp_path, results)
+    draw, folder = random.Random(9), tmp_path / "here"
+    path = folder / "results.json"
+    report.write(folder, results)
 
-    def pages() -> tuple[str, str]:
-        found = report.read(tmp_path)
-        return report.to_markdown(found), report.to_csv(found)
+    def pages() -> tuple[str, str, str]:
+        found, beside = report.read(folder), machines.read_all(tmp_path)
+        return machines.to_markdown(beside), report.to_markdown(found), report.to_csv(found)
 
-    expected, raw, whole = pages(), path.read_bytes(), report.read(tmp_path)
+    expected, raw, whole = pages(), path.read_bytes(), report.read(folder)
     damaged = {f"flip {i}": spoilt(path, flipped(raw, draw), pages) for i in range(50)}
     damaged |= {f"{c[:30]!r}": spoilt(path, c, pages) for c in ruined(raw)}
     assert outcomes(damaged, expected, str(path))["refused"] == len(damaged)
@@ -225,6 +228,118 @@ def test_a_contender_whose_batched_inverse_never_returns_is_not_started(lu_that:
     row = Row("trial", "trial", "waits", {}, "fresh", tuple(contenders), "a", 1, memory=False)
     found = [side["message"] for side in measure(row, lambda _: None)["sides"]]
     assert found == ["batched torch.linalg.inv of 8 matrices of side 20 did not return within 10 s", ""]
+
+
+def of_machine(results: dict[str, Any], cpu: str, **about: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(results))
+    for row in found["rows"].values():
+        row["provenance"]["environment"] |= {"cpu": cpu, **about}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "expected"),
+    [
+        ("AMD EPYC", 2, "amd-epyc-2-cores"),
+        ("Intel(R) Xeon(R) Processor @ 2.70GHz", 4, "intel-xeon-4-cores"),
+        ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", 1, "intel-core-i7-8700-1-core"),
+        ("../a/\N{LATIN SMALL LETTER E WITH ACUTE}", None, "a"),
+        ("", None, "unknown-processor"),
+    ],
+)
+def test_a_machine_s_folder_is_named_after_its_processor_and_cores(cpu: str, cores: int | None, expected: str) -> None:
+    assert machines.folder_name({"cpu": cpu, "cpu_count": cores}) == expected
+
+
+def test_machines_stand_side_by_side_each_with_its_ratio_and_what_it_misses(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    fast = of_machine(results, "Fast", instructions=["AMX-BF16"], native_half=["bfloat16"], mkl=None)
+    hung, other = of_machine(results, "Hung"), of_machine(results, "Other")
+    fast["rows"]["fit"]["targets"][0]["at_least"] = 5.0
+    hung["rows"]["fit"]["sides"][0]["status"] = "did not return"
+    other["rows"]["fit"]["targets"][0]["what"] = "another fit"
+    for name, one in (("fast-2-cores", fast), ("hung-2-cores", hung), ("other-2-cores", other)):
+        report.write(tmp_path / name, one)
+    assert peers.main(["--pages", "--results", str(tmp_path)]) == 0
+    text = (tmp_path / "peers.md").read_text()
+    assert "| Work | target | Fast, 2 cores | Hung, 2 cores | Other, 2 cores |" in text
+    assert "| fit | 3x and 5x | 4.0x by ours; below 5x | theirs: did not return | \N{EN DASH} |" in text
+    assert "| another fit | 3x | \N{EN DASH} | \N{EN DASH} | 4.0x by ours |" in text
+    assert "  - [Fast, 2 cores](fast-2-cores/peers.md): instructions for half precision and int8 AMX-BF16;" in text
+    assert "- Machine: Fast; instructions for half precision" in (tmp_path / "fast-2-cores" / "peers.md").read_text()
+    assert "Machine:" not in (tmp_path / "hung-2-cores" / "peers.md").read_text()
+
+
+def test_two_machines_of_one_name_are_told_apart_by_their_folders(results: dict[str, Any]) -> None:
+    assert "| a, 2 cores (one) | a, 2 cores (two) |" in machines.to_markdown({"one": results, "two": results})
+
+
+def test_the_committed_pages_are_made_of_the_committed_results(tmp_path: Path) -> None:
+    committed = Path(__file__).parents[2] / "results" / "peers"
+    for path in committed.glob("*/results.json"):
+        shutil.copytree(path.parent, tmp_path / path.parent.name, ignore=shutil.ignore_patterns("peers.*"))
+    assert peers.main(["--pages", "--results", str(tmp_path)]) == 0
+    made, there = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (tmp_path, committed))
+    assert made == there
+
+
+def test_rows_of_another_machine_are_not_added_to(results: dict[str, Any]) -> None:
+    here = {"cpu": "a CPU", "cpu_count": 2, "instructions": ["AMX-BF16"]}
+    machines.check_same(Path("peers"), results, here)  # of which rows from before say nothing
+    for there in (of_machine(results, "b CPU"), of_machine(results, "a CPU", instructions=[])):
+        with pytest.raises(PadimBenchError, match=r"holds rows of another machine .* --machine"):
+            machines.check_same(Path("peers"), there, here)
+
+
+def test_what_lies_where_folders_of_machines_should_is_named(
+    results: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = ["--only", "script-fit-d100", "--results", str(tmp_path)]
+    assert peers.main(["--machine", "../x", *only]) == 2
+    assert "--machine '../x': use lower-case" in capsys.readouterr().err
+    assert peers.main(["--pages", "--results", str(tmp_path)]) == 2
+    assert "no results of any machine" in capsys.readouterr().err
+    report.write(tmp_path, results)
+    assert peers.main(only) == 2
+    assert "is of one machine: move it into a folder of its own" in capsys.readouterr().err
+
+
+def test_rows_measured_later_keep_the_earlier_ones_and_new_contenders_are_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def suite(target: float, *more: Contender) -> list[Row]:
+        one = Contender("one", True, 1, {"seconds": 0})
+        goals = (Target("s", target, "waiting"),)
+        return [
+            Row(name, "trial", "waits", {}, "fresh", contenders, "one", 1, goals, memory=False)
+            for name, contenders in (("a", (one,)), ("b", (one, *more)), ("c", (one,)))
+        ]
+
+    def measured(*arguments: str) -> dict[str, Any]:
+        assert peers.main(["--quick", "--machine", "here", "--results", str(tmp_path), *arguments]) == 0
+        return report.read(tmp_path / "here")
+
+    monkeypatch.setattr(peers, "all_rows", lambda *_, **__: suite(2))
+    first = measured("--only", "a,b")
+    monkeypatch.setattr(peers, "all_rows", lambda *_, **__: suite(3, Contender("two", False, 1, {"seconds": 0})))
+    second = measured("--only", "b,a")
+    assert list(first["rows"]) == list(second["rows"]) == ["a", "b"]
+    assert second["rows"]["a"].pop("targets")[0]["at_least"] == 3
+    assert first["rows"]["a"].pop("targets")[0]["at_least"] == 2
+    assert first["rows"]["a"] == second["rows"]["a"]
+    assert [side["name"] for side in second["rows"]["b"]["sides"]] == ["one", "two"]
+    assert second["rows"]["a"]["provenance"]["environment"]["instructions"] == instructions()
+    for threads, rates in first["rates"].items():
+        assert all(second["rates"][threads][key] >= rate for key, rate in rates.items() if key != "status")
+
+
+def test_rates_measured_twice_are_the_better_ones() -> None:
+    one, two = {"status": "ok", "read": 3.0, "old": 1.0}, {"status": "ok", "read": 2.0, "new": 4.0}
+    assert better(None, two) == two
+    assert better(one, two) == {"status": "ok", "read": 3.0, "old": 1.0, "new": 4.0}
+    assert better(one, {"status": "timeout"}) == one
+    assert better({"status": "timeout"}, two) == two
 
 
 def test_a_missing_peer_is_one_line_and_exit_code_2(

@@ -32,11 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results/peers"))
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results/peers"),
+        help="folder with a folder for each machine (%(default)s)",
+    )
+    parser.add_argument("--machine", help="name of this machine's folder, else made of its processor and cores")
     parser.add_argument("--only", type=_names, help="rows by name or the beginning of it, as fit,distance-d550")
     parser.add_argument("--strategies", type=_names, default=list(STRATEGIES), help="of ours")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
+    parser.add_argument("--pages", action="store_true", help="make all machines' pages again and measure nothing")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     return parser
 
@@ -63,34 +70,52 @@ def _run(asked: argparse.Namespace) -> None:
         for row in rows:
             print(f"{row.name:22} {row.work}")
         return
-    peers = _installed(rows)
-    check_writable(asked.results)
-    results = report.read(asked.results)
-    if any(row["provenance"]["quick"] != asked.quick for row in results["rows"].values()):
-        raise PadimBenchError(f"{asked.results} holds rows of the other sizes: use another --results folder")
-
     from padim_bench.machine.environment import environment
-    from tests.peers.measure import measure, rates
+    from padim_bench.machine.features import features_line, mkl_kernel
+    from tests.peers import machines
+    from tests.peers.measure import better, measure, rates
 
-    todo = [row for row in rows if asked.again or not _measured(results["rows"].get(row.name))]
+    if asked.pages:
+        machines.write_pages(asked.results)
+        return
+    peers = _installed(rows)
+    folder = machines.folder_of(asked.results, environment(), asked.machine)
+    check_writable(folder)
+    results = report.read(folder)
+    machines.read_all(asked.results)  # what is not readable there is told now
+    machines.check_same(folder, results, environment())
+    if any(row["provenance"]["quick"] != asked.quick for row in results["rows"].values()):
+        raise PadimBenchError(f"{folder} holds rows of the other sizes: use another --results folder")
+
+    todo = [row for row in rows if asked.again or not _measured(row, results["rows"].get(row.name))]
+    for row in rows:  # what is to be reached is no part of what was measured
+        if row.name in results["rows"]:
+            results["rows"][row.name]["targets"] = [vars(target) for target in row.targets]
     with Progress(None, stage="rates of this machine"):
         for threads in THREADS if todo else ():
-            results["rates"][str(threads)] = rates(threads, quick=asked.quick)
+            earlier = results["rates"].get(str(threads))
+            results["rates"][str(threads)] = better(earlier, rates(threads, quick=asked.quick))
     for i, row in enumerate(todo, 1):
         _say(f"[{i}/{len(todo)}] {row.name}: {row.work}")
-        about = {"environment": environment(), "peers": peers, "quick": asked.quick}
+        about = {"environment": environment() | {"mkl": mkl_kernel()}, "peers": peers, "quick": asked.quick}
         about["environment"].pop("threads")  # each contender's own
+        _say(f"  {about['environment']['cpu']}; {features_line(about['environment'])}")
         with Progress(None, stage=f"[{i}/{len(todo)}] {row.name}"):
             results["rows"][row.name] = {**measure(row, _say), "provenance": about}
         _in_order(results, asked)
-        report.write(asked.results, results)
-    report.write(asked.results, results)
-    print(f"results in {asked.results.as_posix()}: results.json, peers.md, peers.csv")
+        report.write(folder, results)
+    report.write(folder, results)
+    machines.write_pages(asked.results)
+    print(f"results in {folder.as_posix()}: results.json, peers.md, peers.csv")
+    print(f"beside other machines' in {(asked.results / 'peers.md').as_posix()}")
 
 
-def _measured(row: dict[str, Any] | None) -> bool:
-    """Whether a row is there and nothing that it needs was missing. Failures of a contender are results."""
-    return row is not None and all(side["status"] != "not measured" for side in row["sides"])
+def _measured(row: Row, found: dict[str, Any] | None) -> bool:
+    """Whether a row is there with all its contenders and what it needs. Failures of a contender are results."""
+    if found is None:
+        return False
+    statuses = {side["name"]: side["status"] for side in found["sides"]}
+    return "not measured" not in statuses.values() and all(c.name in statuses for c in row.contenders)
 
 
 def _in_order(results: dict[str, Any], asked: argparse.Namespace) -> None:

@@ -248,6 +248,15 @@ def _judge_by_values(sides: dict[str, Result], like: tuple[str, float]) -> None:
             side["status"] = "right" if apart <= gate else "differs"
 
 
+def better(earlier: Result | None, now: Result) -> Result:
+    """Rates of one machine, measured twice: what it reached is what it can, and rows of both times have one floor."""
+    if not earlier or earlier["status"] != "ok":
+        return now
+    if now["status"] != "ok":
+        return earlier
+    return now | {key: max(rate, now.get(key, rate)) for key, rate in earlier.items() if key != "status"}
+
+
 def rates(threads: int, *, quick: bool) -> Result:
     size = {"bytes": 1 << (24 if quick else 30), "side": 256 if quick else 2048}
     return ask({"job": "rates", "size": size, "threads": threads}, 300)

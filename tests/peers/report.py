@@ -1,4 +1,4 @@
-"""results.json, and from it alone peers.md and peers.csv."""
+"""One machine's results.json, and from it alone peers.md and peers.csv."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError
+from padim_bench.machine.features import features_line
 from padim_bench.machine.files import write_text
 from padim_bench.machine.reading import why
 from padim_bench.records.files import to_json
@@ -22,6 +23,8 @@ BATCHED = {
     "covariances_flops_per_s": "batched covariances of 209 images and 100 dimensions in float32",
     "cholesky_flops_per_s": "batched Cholesky factors of them",
 }
+TRIAL = " (small sizes: a trial, not a measurement)"
+COMPARABLE = {"right", "differs"}  # verdicts on a baseline that ratios may be of
 APPLIED = {"native": "as it is stored", "widened": "widened to float32"}
 Result = Mapping[str, Any]
 
@@ -39,12 +42,20 @@ def read(folder: Path) -> dict[str, Any]:
             f"{path} has schema {error.args[0]}, this version writes {SCHEMA}: use another --results folder"
         ) from error
     except Exception as error:  # whichever a page stumbles over
-        raise PadimBenchError(f"{path} is not readable ({why(error)}): delete it, and all is measured again") from error
+        raise not_readable(path, error) from error
     return found
+
+
+def not_readable(path: Path, error: Exception) -> PadimBenchError:
+    return PadimBenchError(f"{path} is not readable ({why(error)}): delete it, and all is measured again")
 
 
 def write(folder: Path, results: Result) -> None:
     write_sealed(folder / "results.json", to_json(results))
+    write_pages(folder, results)
+
+
+def write_pages(folder: Path, results: Result) -> None:
     write_text(folder / "peers.md", to_markdown(results))
     write_text(folder / "peers.csv", to_csv(results))
 
@@ -63,7 +74,7 @@ def judged(row: Result) -> Iterator[tuple[Result, str, float | None]]:
         reached = [
             (r, s["name"])
             for s in row["sides"]
-            if base["status"] in {"right", "differs"}
+            if base["status"] in COMPARABLE
             and not s["peer"]
             and s["status"] == "right"
             and (not target["ours"] or s["name"] == target["ours"])
@@ -89,7 +100,7 @@ def floor_seconds(side: Result, rates: Result) -> float | None:
 
 def to_markdown(results: Result) -> str:
     rows = list(results["rows"].values())
-    quick = " (small sizes: a trial, not a measurement)" if any(r["provenance"]["quick"] for r in rows) else ""
+    quick = TRIAL if any(r["provenance"]["quick"] for r in rows) else ""
     parts = [markdown_page(f"Beside other implementations{quick}", [("", _targets(rows))], _provenance(results))]
     parts += [_row_page(row, results["rates"]) for row in rows]
     return "\n".join(parts)
@@ -100,7 +111,7 @@ def _targets(rows: list[Result]) -> Grid:
     for row in rows:
         for target, name, best in judged(row):
             verdict = "not measured" if best is None else "yes" if best >= target["at_least"] else "no"
-            lines.append([target["what"], name, _times(best), f"{target['at_least']:g}x", verdict])
+            lines.append([target["what"], name, times(best), f"{target['at_least']:g}x", verdict])
     return Grid(["Work", "by", "ratio", "target", "reached"], lines)
 
 
@@ -149,6 +160,12 @@ def _about(provenance: Result) -> str:
     return f"{machine}; commit {commit}; {versions}."
 
 
+def _features(row: Result) -> list[str]:
+    """What the machine of a row has; nothing of rows from before that was kept."""
+    where = row["provenance"]["environment"]
+    return [features_line(where)] if "instructions" in where else []
+
+
 def _row_page(row: Result, rates: Result) -> str:
     header = [
         "Contender",
@@ -173,9 +190,9 @@ def _row_page(row: Result, rates: Result) -> str:
                 side["status"],
                 _seconds(side["median_s"]),
                 _seconds(side["min_s"]),
-                _times(ratio(row, side, "s")),
+                times(ratio(row, side, "s")),
                 _megabytes(side["median_bytes"]),
-                _times(ratio(row, side, "bytes")),
+                times(ratio(row, side, "bytes")),
                 _small(apart.get("max_rel")),
                 _small(apart.get("max_abs")),
                 *(_over_floor(side, floors[side["name"]]) if any(floors.values()) else []),
@@ -184,6 +201,9 @@ def _row_page(row: Result, rates: Result) -> str:
     size = ", ".join(f"{k} {v}" for k, v in row["size"].items())
     threads = sorted({s["threads"] for s in row["sides"]})
     notes = [f"Size: {size}. Threads: {' and '.join(map(str, threads))}. Samples: {_samples(row)}.", *row["notes"]]
+    notes += [
+        f"Machine: {where['cpu']}; {line}." for where in [row["provenance"]["environment"]] for line in _features(row)
+    ]
     for side in row["sides"]:
         notes += [f"{side['name']}: {side['note']}."] if side["note"] else []
         notes += [f"{side['name']}: {side['status']}: {side['message']}"] if side["message"] else []
@@ -195,7 +215,7 @@ def _row_page(row: Result, rates: Result) -> str:
 
 
 def _over_floor(side: Result, floor: float | None) -> list[str]:
-    return [_seconds(floor), _times(side["median_s"] / floor if floor and side["median_s"] else None)]
+    return [_seconds(floor), times(side["median_s"] / floor if floor and side["median_s"] else None)]
 
 
 def _samples(row: Result) -> str:
@@ -212,6 +232,7 @@ def to_csv(results: Result) -> str:
         [
             *("row", "work", "size", "contender", "peer", "threads", "status", "median_s", "min_s", "samples"),
             *("ratio_s", "bytes", "ratio_bytes", "max_rel", "max_abs", "floor_s", "finished", "commit", "quick"),
+            *("machine", "features"),
         ]
     )
     for row in results["rows"].values():
@@ -225,6 +246,7 @@ def to_csv(results: Result) -> str:
                     *(_full(ratio(row, side, "bytes")), _full(apart.get("max_rel")), _full(apart.get("max_abs"))),
                     *(_full(floor_seconds(side, results["rates"])), row["finished"]),
                     *((about["environment"]["commit"] or "")[:12], about["quick"]),
+                    *(about["environment"]["cpu"], "".join(_features(row))),
                 ]
             )
     return out.getvalue()
@@ -242,7 +264,7 @@ def _megabytes(value: float | None) -> str:
     return NONE if value is None else f"{value / 1e6:.0f}" if value >= 1e7 else f"{value / 1e6:.1f}"
 
 
-def _times(value: float | None) -> str:
+def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
 
 
