@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ INSTRUCTIONS = {
 PROBE_LIMIT_S = 120  # importing torch, on a machine with much else to do
 _PROBE = "import torch; a = torch.ones(8, 8); a @ a"
 _VERBOSE = "MKL_VERBOSE "
+# Version, and what MKL takes the processor for: of its line what decides its speed.
+_KERNEL = re.compile(r"(\S*MKL .*?) Product build \S+ for \S+ \d+ architecture (.*), \S+ [\d.]+GHz ")
 
 
 def instructions_told(cpuinfo: str) -> list[str] | None:
@@ -97,8 +100,13 @@ def features_line(about: Mapping[str, Any]) -> str:
         f"oneDNN multiplies natively {_listed(about.get('native_half'))}",
     ]
     if "mkl" in about:
-        said.append(f"MKL: {about['mkl'] or 'none'}")
+        said.append(f"MKL: {_kernel(about['mkl']) if about['mkl'] else 'none'}")
     return "; ".join(said)
+
+
+def _kernel(line: str) -> str:
+    found = _KERNEL.match(line)
+    return f"{found[1]} for {found[2]}" if found else line
 
 
 def _listed(names: list[str] | None) -> str:

@@ -65,6 +65,19 @@ def test_mkl_is_known_by_its_own_first_line() -> None:
     assert mkl_told("") is None
 
 
+@pytest.mark.parametrize(
+    ("told", "short"),
+    [
+        ("Intel(R) Architecture processors", "oneMKL 2024.0 Update 2 for Intel(R) Architecture processors"),
+        ("AVX-512 with INT8, BF16, and AMX", "oneMKL 2024.0 Update 2 for AVX-512 with INT8, BF16, and AMX"),
+    ],
+)
+def test_of_mkl_s_line_its_version_and_kernel_are_shown(told: str, short: str) -> None:
+    line = HEADER.removeprefix("MKL_VERBOSE ").replace("Intel(R) Architecture processors", told)
+    assert features_line({"mkl": line}).endswith(f"; MKL: {short}")
+    assert features_line({"mkl": "another MKL"}).endswith("; MKL: another MKL")
+
+
 def test_the_line_says_what_is_there_what_is_not_and_what_is_unknown() -> None:
     known = {"instructions": ["AVX512-BF16"], "native_half": [], "cpu_capability": "AVX512", "mkl": None}
     assert features_line(known) == (

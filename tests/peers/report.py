@@ -25,7 +25,7 @@ BATCHED = {
 }
 TRIAL = " (small sizes: a trial, not a measurement)"
 COMPARABLE = {"right", "differs"}  # verdicts on a baseline that ratios may be of
-APPLIED = {"native": "as it is stored", "widened": "widened to float32"}
+APPLIED = {"native": "multiplied as it is stored", "widened": "widened to float32 and multiplied"}
 Result = Mapping[str, Any]
 
 
@@ -208,7 +208,7 @@ def _row_page(row: Result, rates: Result) -> str:
         notes += [f"{side['name']}: {side['note']}."] if side["note"] else []
         notes += [f"{side['name']}: {side['status']}: {side['message']}"] if side["message"] else []
         if applied := (side["difference"] or {}).get("applied"):
-            notes.append(f"{side['name']}: the state is multiplied {' and '.join(APPLIED[how] for how in applied)}.")
+            notes.append(f"{side['name']}: the state is {' and '.join(APPLIED[how] for how in applied)}.")
         if values := (side["difference"] or {}).get("values"):
             notes.append(f"{side['name']}: " + ", ".join(f"{k} {_value(v)}" for k, v in values.items()) + ".")
     return markdown_page(f"{row['name']}: {row['work']}", [("", Grid(header, lines))], notes).replace("# ", "## ", 1)
