@@ -52,8 +52,9 @@ def analytic_bytes(arch_params: int, positions: int, d: int, rule: AnalyticRule)
 @cache
 def full_parameters(arch: str) -> int:
     """Parameters of a timm architecture, classifier included; nothing is allocated."""
-    import timm
     import torch
+
+    from padim_bench.padim.loading_timm import timm
 
     with torch.device("meta"):
         model = timm.create_model(arch, pretrained=False)

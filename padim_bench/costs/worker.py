@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm  # noqa: F401 - imported late otherwise, and no part of a backbone's memory
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,6 +24,7 @@ from padim_bench.machine.environment import PeakMemory
 from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.gaussian import PatchGaussians
+from padim_bench.padim.loading_timm import timm  # noqa: F401 - late otherwise, and no part of a backbone's memory
 from padim_bench.padim.model import PaDiM
 from padim_bench.padim.strategies import GATES
 from padim_bench.records.costs import (

@@ -253,7 +253,7 @@ def _load(model: nn.Module, weights: Weights, options: Mapping[str, Any]) -> tup
 
 def _resampled(weights: Weights, options: Mapping[str, Any], values: dict[str, Tensor]) -> dict[str, Tensor]:
     """The file's values in a model built with ``options``, position embeddings resampled as timm does it."""
-    import timm
+    from padim_bench.padim.loading_timm import timm
 
     try:
         with torch.random.fork_rng(devices=[]):

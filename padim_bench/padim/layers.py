@@ -1,6 +1,6 @@
 """Which module gives a layer, and where in its output the cells of the map lie: known or checked, never guessed.
 
-A network of convolutions gives (B, C, H, W), which two runs without storage confirm. Any other is run with drawn
+A network of convolutions gives (B, C, H, W), which two runs of zeros confirm. Any other is run with drawn
 weights: a module that gives one of timm's own intermediate maps, in whatever order, has the layout of that
 map; of any other it is tried where its output changes with a patch of the image. What passes neither is refused.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.paper import FAMILIES, PAPER_BACKBONES, layer_options
@@ -247,17 +248,31 @@ def _offered(arch: str, size: Size) -> str:
 
 
 def empty_model(arch: str, options: dict[str, Any] | None = None) -> nn.Module:
-    """timm's model without storage."""
-    import timm
+    """timm's model without storage, and so without drawing its initial weights."""
+    from padim_bench.padim.loading_timm import timm
 
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         model: nn.Module = timm.create_model(arch, pretrained=False, **(options or {}))
     return model.eval()
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as they are that would be drawn: without storage torch loads its compiler to draw nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _DRAWS or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = {Tensor.normal_, Tensor.uniform_}
+
+
 def new_model(arch: str, options: dict[str, Any]) -> nn.Module:
     """timm's model: without storage, but where it computes buffers when it is built, which need some."""
-    import timm
+    from padim_bench.padim.loading_timm import timm
 
     model = empty_model(arch, options)
     if any(is_computed(name) for name, _ in model.named_buffers()):
@@ -296,8 +311,9 @@ def called_modules(model: nn.Module) -> tuple[set[str], list[Any]]:
 # --- networks of convolutions
 
 
+@torch.no_grad()
 def convolutional_layers(arch: str, model: nn.Module, names: Sequence[str], size: Size) -> Found | None:
-    """Layers of a network without storage, which is pruned; None, and the model spoilt, where it is no plain one.
+    """Layers of a network without storage, which is pruned and all zero; None, and it is spoilt, if it is no plain one.
 
     Plain is a network whose every module that is run works on (B, C, H, W) and keeps places, if the layers' third
     axis follows the height of the image alone, and the fourth its width.
@@ -305,16 +321,20 @@ def convolutional_layers(arch: str, model: nn.Module, names: Sequence[str], size
     modules = dict(model.named_modules())
     if any(name not in modules for name in names):
         return None
-    image = torch.empty(1, 3, *size, device="meta")
+    # One zero, seen from every place. Running without any values would load torch's compiler, which takes seconds.
+    blank = {
+        name: torch.zeros((), dtype=v.dtype, device="cpu").expand(v.shape) for name, v in model.state_dict().items()
+    }
+    model.load_state_dict(blank, assign=True)
     called, handles = called_modules(model)
     try:
-        first, written = _outputs_and_written(arch, model, names, image)
+        first, written = _outputs_and_written(arch, model, names, torch.zeros(1, 3, *size, device="cpu"))
         for handle in handles:
             handle.remove()
         if len(first) < len(names) or not all(_keeps_places(modules[name]) for name in called):
             return None
         prune(model, called)
-        wide = _outputs(arch, model, names, torch.empty(1, 3, size[0], 2 * size[1], device="meta"))
+        wide = _outputs(arch, model, names, torch.zeros(1, 3, size[0], 2 * size[1], device="cpu"))
     except PadimBenchError:
         return None
     if not all(name in wide and _follows(first[name], wide[name]) for name in names):
@@ -432,7 +452,7 @@ def _runs(arch: str, names: tuple[str, ...], size: Size) -> bool:
             if model is not None:
                 modules = [name for name in names if name in dict(model.named_modules())]
                 with torch.no_grad():
-                    _outputs(arch, model, modules, torch.zeros(1, 3, *size))
+                    _outputs(arch, model, modules, torch.zeros(1, 3, *size, device="cpu"))
                 return True
         except PadimBenchError:
             continue

@@ -75,7 +75,7 @@ def split_name(backbone: str) -> tuple[str, str | None]:
 
     Raises PadimBenchError for an architecture or tag that timm does not know.
     """
-    import timm
+    from padim_bench.padim.loading_timm import timm
 
     arch, _, tag = backbone.partition(".")
     if not timm.is_model(arch):
@@ -89,7 +89,7 @@ def split_name(backbone: str) -> tuple[str, str | None]:
 @cache
 def known_tags(arch: str) -> tuple[str, ...]:
     """The tags of timm's pretrained weights of an architecture."""
-    import timm
+    from padim_bench.padim.loading_timm import timm
 
     names = timm.list_pretrained(f"{arch}.*")
     return tuple(n.partition(".")[2] for n in names)
@@ -238,7 +238,7 @@ def _conversion(path: Path) -> str:
 
 def _normalisation(arch: str, tag: str | None) -> tuple[Any, Any]:
     """timm's for the tag; ImageNet's for a file of unknown origin."""
-    import timm
+    from padim_bench.padim.loading_timm import timm
 
     config = timm.get_pretrained_cfg(f"{arch}.{tag}") if tag else None
     return (tuple(config.mean), tuple(config.std)) if config else (IMAGENET_MEAN, IMAGENET_STD)
@@ -246,8 +246,9 @@ def _normalisation(arch: str, tag: str | None) -> tuple[Any, Any]:
 
 def _from_hub(arch: str, tag: str, directory: Path | None) -> Path:
     """The file of a tag from the hub or its local cache. Raises PadimBenchError, saying what to fetch."""
-    import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from padim_bench.padim.loading_timm import timm
 
     config = timm.get_pretrained_cfg(f"{arch}.{tag}")
     repo = (config.hf_hub_id if config else None) or f"timm/{arch}.{tag}"
