@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.paper import FAMILIES, PAPER_BACKBONES, layer_options
+from padim_bench.padim.parallel import one_thread
 from padim_bench.padim.untrained import fill_quickly, is_computed, seeded
 
 Size = tuple[int, int]
@@ -312,6 +313,7 @@ def called_modules(model: nn.Module) -> tuple[set[str], list[Any]]:
 
 
 @torch.no_grad()
+@one_thread()
 def convolutional_layers(arch: str, model: nn.Module, names: Sequence[str], size: Size) -> Found | None:
     """Layers of a network without storage, which is pruned and all zero; None, and it is spoilt, if it is no plain one.
 

@@ -6,8 +6,9 @@ when another process wants the cores. Independent tiles of positions on a thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -37,4 +38,15 @@ def for_each(work: Callable[[T], None], items: Iterable[T], *, parallel: bool = 
                 pass
     finally:
         # The setting belongs to each thread, but new threads start from the value set last.
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread inside the block: its sums are then in one order, and small work waits for no other core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)

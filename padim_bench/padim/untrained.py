@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from padim_bench.padim.parallel import one_thread
+
 _BATCH_NORM = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -54,12 +56,8 @@ def fill_untrained(model: nn.Module, run: Callable[[Tensor], object], seed: int,
     for side in (7, 28, 56, 224):
         coarse = torch.randn(4, 3, side, side, generator=seeded(seed, f"noise {side}"))
         noise += nn.functional.interpolate(coarse, size=size) / 2
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order, whatever the caller's threads
-    try:
+    with one_thread():  # sums in one order, whatever the caller's threads
         run(noise)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def seeded(seed: int, name: str) -> torch.Generator:
