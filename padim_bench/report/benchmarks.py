@@ -114,7 +114,23 @@ def _group(benchmarks: list[Mapping[str, Any]]) -> list[str]:
                 NONE if about.get("share") is None else f"{100 * about['share']:.0f}% ({about['bound']})",
             ]
         )
-    return _table(["", "median", "over the best exact", "GFLOP/s", "GB/s", "share of the ceiling"], rows)
+    table = _table(["", "median", "over the best exact", "GFLOP/s", "GB/s", "share of the ceiling"], rows)
+    return [*table, *(line for benchmark in benchmarks for line in _stages(benchmark["extra_info"]))]
+
+
+def _stages(about: Mapping[str, Any]) -> list[str]:
+    """Where the time of a benchmark went that knows its stages, and the share that is not in its floor."""
+    if not (stages := about.get("stages_s")):
+        return []
+    whole, floor = sum(stages.values()), about["floor_s"]
+    rows = [[name.replace("_", " "), _duration(s), f"{100 * s / whole:.0f}%"] for name, s in stages.items()]
+    told = f"{about['label']}, one run of {_duration(whole)}: {about['bound']} take {_duration(floor)}, "
+    return [
+        "",
+        f"{told}all else {100 * (whole - floor) / floor:.0f}% of that.",
+        "",
+        *_table(["stage", "time", "share"], rows),
+    ]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -111,6 +111,15 @@ def test_lossy_work_is_no_measure_for_exact_work() -> None:
     assert "| 1.00 |" in page({"cpu": run(benchmark("diagonal", 0.1, lossy=True))})
 
 
+def test_page_says_where_the_time_of_a_whole_run_went_and_how_much_its_floor_does_not_explain() -> None:
+    stages = {"imports": 4.0, "backbone_train": 4.0, "fit": 1.5, "rest": 0.5}
+    text = page({"cpu": run(benchmark("R18", 9.0, stages_s=stages, floor_s=8.0, bound="imports, backbone", share=0.8))})
+    assert "| R18 | 9 s | 1.00 | \N{EN DASH} | \N{EN DASH} | 80% (imports, backbone) |" in text
+    assert "R18, one run of 10 s: imports, backbone take 8 s, all else 25% of that." in text
+    assert "| stage | time | share |" in text
+    assert "| backbone train | 4 s | 40% |\n| fit | 1.5 s | 15% |\n| rest | 500 ms | 5% |" in text
+
+
 def test_page_says_what_was_wrong() -> None:
     text = page({"cpu": run(benchmark("cholesky", 1.0), invalid=("explicit-lu, d = 550, 2 threads: is wrong here",))})
     assert "- explicit-lu, d = 550, 2 threads: is wrong here" in text
