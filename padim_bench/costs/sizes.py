@@ -52,13 +52,9 @@ def analytic_bytes(arch_params: int, positions: int, d: int, rule: AnalyticRule)
 @cache
 def full_parameters(arch: str) -> int:
     """Parameters of a timm architecture, classifier included; nothing is allocated."""
-    import torch
+    from padim_bench.padim.layers import empty_model
 
-    from padim_bench.padim.loading_timm import timm
-
-    with torch.device("meta"):
-        model = timm.create_model(arch, pretrained=False)
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in empty_model(arch).parameters())
 
 
 def analytic_figures(models: Iterable[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]]) -> list[AnalyticRow]:
