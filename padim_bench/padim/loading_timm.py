@@ -13,7 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch._compile import _disable_dynamo  # torch's own way of decorating without loading the compiler
+
+try:
+    from torch._compile import _disable_dynamo  # torch's own way of decorating without loading the compiler
+except ImportError:  # of a torch that has it elsewhere: timm then loads as it does by itself
+    _disable_dynamo = None  # type: ignore[assignment]
 
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
@@ -50,7 +54,7 @@ def _disable(fn: Any = None, recursive: bool = True, *, reason: str | None = Non
     return _disable_dynamo(fn, recursive)
 
 
-if _COMPILER not in sys.modules:
+if _disable_dynamo is not None and _COMPILER not in sys.modules:
     package, utils = _StandIn(_COMPILER), _StandIn(_UTILS)
     vars(package)["disable"], vars(utils)["is_compile_supported"] = _disable, _is_compile_supported
     sys.modules |= {_COMPILER: package, _UTILS: utils}
