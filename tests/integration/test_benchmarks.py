@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -16,7 +17,8 @@ def test_a_saved_run_is_complete_and_names_no_machine(tmp_path: Path) -> None:
     arguments = ["tests/benchmarks/test_strategies.py::test_apply[100-diagonal-1]", "--threads=1"]
     options = ["--benchmark-only", "--benchmark-max-time=0.01", f"--benchmark-json={saved}", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *arguments, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     text = saved.read_text(encoding="utf-8")
     assert platform.node() not in text
