@@ -110,7 +110,8 @@ def _category_grid(by_category: Sequence[StoredRow]) -> Grid:
         mine = {r.dtype: r for r in by_category if r.category == category}
         first = next(iter(mine.values()))
         sizes = [figure3(mine[t].bytes, 1e-9) if t in mine else NONE for t in dtypes]
-        rows.append([category, str(first.n_train), first.strategy_used, *sizes])
+        chosen = ", ".join(dict.fromkeys(mine[t].strategy_used for t in dtypes if t in mine))
+        rows.append([category, str(first.n_train), chosen, *sizes])
     rule = len(rows)
     counts = {r.category: r.n_train for r in by_category}
     means = [_mean([r.bytes for r in by_category if r.dtype == t]) for t in dtypes]
