@@ -35,7 +35,7 @@ def distances(values: pd.DataFrame, printed: Column) -> pd.DataFrame:
 
     Args:
         values: a line per definition, category and seed, with the columns definition, category, kind, seed and value,
-            in percent; of a definition the same seeds for every category.
+            in percent. Of a seed that a category lacks nothing is taken, so that all are of the same draws.
         printed: percent by category; others than these are left out.
 
     Returns:
@@ -49,11 +49,13 @@ def distances(values: pd.DataFrame, printed: Column) -> pd.DataFrame:
     for over in (OBJECTS, ALL):
         chosen = kept[kept.kind != "texture"] if over == OBJECTS else kept
         for definition, mine in chosen.groupby("definition", sort=False):
-            by_seed = mine.pivot(index="seed", columns="category", values="value")
+            by_seed = mine.pivot(index="seed", columns="category", values="value").dropna()
+            if by_seed.empty:
+                continue
             off = by_seed - pd.Series(dict(printed)).reindex(by_seed.columns)
-            ones = np.sqrt((off**2).mean(axis="columns", skipna=False))
-            of_means = float(np.sqrt((off.mean(skipna=False) ** 2).mean(skipna=False)))
-            spread = ones.mean(skipna=False), ones.std(skipna=False), ones.min(), ones.max()
+            ones = np.sqrt((off**2).mean(axis="columns"))
+            of_means = float(np.sqrt((off.mean() ** 2).mean()))
+            spread = ones.mean(), ones.std(), ones.min(), ones.max()
             lines.append((definition, over, by_seed.shape[1], of_means, *spread))
     columns = ["definition", "over", "n", "of_means", "mean", "sd", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
@@ -142,6 +144,8 @@ class _Report:
         n_runs = of_model.groupby("definition").size()
         whole = set(n_runs[n_runs == n_runs.get(MVTEC, 0)].index)  # the same runs for every definition
         mine = of_model[of_model.definition.isin(whole)]
+        if partly := [d for d in dict.fromkeys(of_model.definition) if d not in whole]:
+            self.notes.append(f"{title}: not on record, or undefined, in some run, and left out: {', '.join(partly)}.")
         published = self.published(model)
         if mine.empty:
             self.printed_alone(title, published)
