@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padim_bench.data.datasets import PAPER_DATASET
+from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
@@ -85,6 +85,7 @@ def pro_page(
     shown = set(frame.definition)
     cited = [f"{r['title']}: {r['source']}." for r in spec["reproductions"] if r["id"] in report.cited]
     captions = [
+        _coverage(records),
         "Percent, and points. Means over seeds ± standard deviation over them. A distance is the root mean square over "
         "categories of our value less the printed one: of the means over seeds, and of one seed's values, as mean ± "
         "standard deviation (smallest to largest) over seeds.",
@@ -303,7 +304,7 @@ class _Report:
             "Intervals are over seeds alone: categories are too few to resample, and their scatter is in no interval "
             "here."
         )
-        for definition in dict.fromkeys([MVTEC, beside]):
+        for definition in dict.fromkeys([MVTEC, beside, order[0]]):
             ranges = {c: (low, high) for c, low, high in _ranges(mine, definition) if c in printed}
             if not ranges:
                 continue
@@ -402,6 +403,16 @@ class _Report:
 
 
 _MEANS = ("texture", "object", "all")
+
+
+def _coverage(records: Sequence[RunRecord]) -> str:
+    if not records:
+        return "Printed values alone."
+    dataset = records[0].dataset.name
+    n, n_seeds = len({r.dataset.category for r in records}), len({r.config.model.seed for r in records})
+    known = DATASETS.get(dataset)
+    of = f" of {len(known.kinds)}" if known and known.kinds else ""
+    return f"Dataset {dataset}, {n}{of} categories, {n_seeds} seed{'s' if n_seeds > 1 else ''}."
 
 
 def _ranges(mine: pd.DataFrame, definition: str) -> list[tuple[str, float, float]]:

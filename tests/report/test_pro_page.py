@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.records.runs import Extra, RunRecord
 from padim_bench.report.page import Grid, Page
 from padim_bench.report.pro import MVTEC, distances, pro_page
@@ -109,6 +110,10 @@ def test_parts_are_told_by_the_change_from_the_row_above(page: Page) -> None:
     assert rows[2][1:] == ["80.70 (-2.50)", "93.90 (+0.00)", "87.30 (-1.25)"]
 
 
+def test_the_first_line_says_what_it_covers(page: Page) -> None:
+    assert page.captions[0] == "Dataset mvtec-ad, 2 of 15 categories, 2 seeds."
+
+
 def test_every_value_of_every_seed_is_in_the_csv(page: Page) -> None:
     lines = list(csv.DictReader(io.StringIO(page.csv)))
     values = {
@@ -148,6 +153,11 @@ def test_of_another_dataset_it_holds_no_printed_number() -> None:
     page = page_of(*others)
     assert [heading.partition(": ")[2][:9] for heading, _ in page.sections] == ["PRO of ev", "from MVTe"]
     assert "80.2" not in page.texts[".md"]
+
+
+def test_every_definition_that_the_spec_names_is_a_variant() -> None:
+    spec = load_toml("pro")
+    assert {spec["beside"], *spec["walk"]} <= set(PRO_VARIANTS)
 
 
 def test_the_figure_is_the_same_bytes_each_time(page: Page) -> None:
