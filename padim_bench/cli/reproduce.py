@@ -35,7 +35,10 @@ def add_to(commands: Commands) -> None:
     """Adds ``reproduce`` to the commands."""
     parser = commands.add_parser("reproduce", help="regenerate the paper's tables beside its numbers")
     parser.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="table1 to table8, seeds, gaps; none for all of these; strategies"
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        help="table1 to table8, seeds, gaps, pro; none for all of these; strategies",
     )
     add_recorded(parser)
     add_layout(parser)

@@ -19,7 +19,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "tables", help="pages, figures and index from records alone: no images, no weights", description=ABOUT
     )
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="table1 to table8, seeds, gaps, ...; default: all")
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="table1 to table8, seeds, gaps, pro, ...; default: all"
+    )
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[Path("results")], metavar="DIR", help="folders, merged"
     )

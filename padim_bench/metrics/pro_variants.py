@@ -5,6 +5,9 @@ in ``pro``. Each deviation is here as a function, written from its description, 
 can be scored both ways. None is a recommendation, and none is bit for bit what the other code gives:
 where a description leaves something open, the function's docstring says which reading it takes.
 
+``pro_by`` has the choices that a definition makes as arguments, one by one, so that a deviation that mixes
+several is taken apart into them.
+
 Every function takes n maps (H, W) of finite float scores and n masks of the same shapes (non-zero is
 anomalous), returns a float that is NaN, with a warning, where the variant is undefined, and raises
 ValueError as ``average_pro`` does.
@@ -15,6 +18,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +31,8 @@ from padim_bench.metrics.pro import (
     _checked,
     _exact,
     _gather,
+    _Pixels,
+    _ramp_area,
     _region_weights,
     _top,
     _undefined,
@@ -223,39 +230,151 @@ def sigmoid_squashed(maps: Maps, masks: Masks) -> float:
     return _exact(_gather(scores, masks), FPR_LIMIT)
 
 
-def no_normal_images(maps: Maps, masks: Masks) -> float:
-    """The exact definition over the images that have a defect: the FPR is over their normal pixels."""
-    kept = [(score_map, mask) for score_map, mask in zip(maps, masks, strict=True) if mask.any()]
-    return _exact(_gather([score_map for score_map, _ in kept], [mask for _, mask in kept]), FPR_LIMIT)
-
-
-def regions_by_image(maps: Maps, masks: Masks) -> float:
-    """The exact curve of overlaps averaged over the regions of each image, then over images that have any."""
-    return _exact(_gather(maps, masks, by_image=True), FPR_LIMIT)
-
-
 def four_connectivity(maps: Maps, masks: Masks) -> float:
     """The exact definition with regions that pixels touching at a corner do not join."""
     return _exact(_gather(maps, masks, structure=_FOUR), FPR_LIMIT)
 
 
-def two_hundred_thresholds(maps: Maps, masks: Masks) -> float:
-    """Exact regions and FPR, at 200 equally spaced thresholds only, interpolated at FPR 0.3.
+def pro_by(
+    maps: Maps,
+    masks: Masks,
+    *,
+    curve: Literal["pooled", "per image"] = "pooled",
+    normal_images: bool = True,
+    weigh: Literal["regions", "images"] = "regions",
+    thresholds: Literal["exact"] | int = "exact",
+    spacing: Literal["closed", "half open"] = "closed",
+    start: Literal["origin", "first kept"] = "origin",
+    end: Literal["interpolated", "last kept"] = "interpolated",
+) -> float:
+    """PRO by the choices that its definition makes; by default MVTec's, which is ``average_pro``.
 
-    Thresholds run from the lowest to the highest score of all maps, both included; a pixel at its
-    threshold is anomalous; the curve starts at (0, 0).
+    Args:
+        maps: n anomaly maps (H, W), normal images included; sizes may differ between images.
+        masks: n ground-truth masks of the same shapes; non-zero is anomalous.
+        curve: "pooled": one curve of all images. "per image": one for each image that has a region, of its regions
+            against its own anomaly-free pixels and those of the images without a region; the areas are averaged.
+        normal_images: whether the pixels of images without a region count as anomaly-free.
+        weigh: "regions": every region weighs the same. "images": every image that has a region does, and in it every
+            region.
+        thresholds: "exact": all distinct scores. A number: so many, equally spaced over the scores of a curve.
+        spacing: of a number of thresholds. "closed": from the lowest score to the highest, and a pixel at its
+            threshold is anomalous. "half open": low + k (high - low) / n for k from 0 to n - 1, and it is not.
+        start: of a curve of a number of thresholds. "origin": (0, 0). "first kept": its point of the highest threshold;
+            what lies before it is not integrated.
+        end: "interpolated": at FPR 0.3, and the area is divided by 0.3; a curve whose last point lies before is level
+            from there. "last kept": at the last point of FPR < 0.3, and the area is divided by that FPR.
+
+    Returns:
+        PRO; NaN, with a warning, without any region or any anomaly-free pixel that counts, and where one of the curves
+        has none, or has no two points and FPR > 0 up to its last kept one.
+
+    Raises:
+        ValueError: as ``average_pro`` does; for a choice that is none of these; for "first kept" of exact thresholds;
+            for infinite scores and a number of thresholds.
     """
-    normal, scores, weights = _gather(maps, masks)
-    if _undefined(scores.size, normal.size):
-        return float("nan")
-    low, high = _equally_spaced(np.array([normal.min(), normal.max(), scores.min(), scores.max()]))
-    thresholds = np.linspace(low, high, _STEPS)
-    x = np.concatenate([[0.0], _reaching(thresholds, normal) / normal.size])
-    y = np.concatenate([[0.0], _reaching(thresholds, scores, weights)])
-    inside = x <= FPR_LIMIT
-    end = np.interp(FPR_LIMIT, x, y)
-    return float(np.trapezoid(np.append(y[inside], end), np.append(x[inside], FPR_LIMIT)) / FPR_LIMIT)
+    for name, value, choices in (
+        ("curve", curve, ("pooled", "per image")),
+        ("weigh", weigh, ("regions", "images")),
+        ("spacing", spacing, ("closed", "half open")),
+        ("start", start, ("origin", "first kept")),
+        ("end", end, ("interpolated", "last kept")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} {value!r} is none of {', '.join(choices)}")
+    if thresholds == "exact":
+        if start != "origin":
+            raise ValueError("start 'first kept' needs a number of thresholds")
+    elif not isinstance(thresholds, int) or thresholds < 2:
+        raise ValueError(f"thresholds {thresholds!r} is neither 'exact' nor a number of 2 or more")
+    if len(maps) != len(masks):
+        raise ValueError(f"{len(maps)} maps for {len(masks)} masks")
+    pairs = [_checked(score_map, mask) for score_map, mask in zip(maps, masks, strict=True)]
+    others = [score_map.ravel() for score_map, mask in pairs if not mask.any()] if normal_images else []
+    defective = [(score_map, mask) for score_map, mask in pairs if mask.any()]
+    if curve == "pooled":
+        kept = pairs if normal_images else defective
+        pixels = _gather([score_map for score_map, _ in kept], [mask for _, mask in kept], by_image=weigh == "images")
+        if _undefined(pixels.scores.size, pixels.normal.size):
+            return float("nan")
+        if thresholds == "exact" and end == "interpolated":
+            return _exact(pixels, FPR_LIMIT)
+        pixels.normal.sort()
+        values, weights = [_one_curve(pixels, pixels.normal[:0], thresholds, spacing, start, end)], [1]
+    else:
+        shared = np.sort(np.concatenate(others)) if others else np.empty(0, dtype=np.float32)
+        values, weights, n_normal = [], [], shared.size
+        for score_map, mask in defective:
+            pixels = _gather([score_map], [mask])
+            pixels.normal.sort()
+            n_normal += pixels.normal.size
+            values.append(_one_curve(pixels, shared, thresholds, spacing, start, end))
+            weights.append(_region_weights(mask)[1] if weigh == "regions" else 1)
+        if _undefined(len(values), n_normal):
+            return float("nan")
+    if missing := int(np.isnan(values).sum()):
+        warnings.warn(f"PRO is NaN: {missing} of {len(values)} curves have no part below FPR {FPR_LIMIT}", stacklevel=2)
+    return float(np.average(values, weights=weights))
 
+
+def _one_curve(
+    pixels: _Pixels,
+    shared: NDArray[np.floating],
+    thresholds: Literal["exact"] | int,
+    spacing: str,
+    start: str,
+    end: str,
+) -> float:
+    """Normalised area under one curve; ``pixels.normal`` and ``shared``, further anomaly-free pixels, are ascending."""
+    parts = [part for part in (pixels.normal, shared) if part.size]
+    n_normal = sum(part.size for part in parts)
+    if not n_normal:
+        return float("nan")
+
+    def fpr(scores: Floats | NDArray[np.floating], side: Literal["left", "right"]) -> Floats:
+        """The share of anomaly-free pixels >= ("left") or > ("right") each score."""
+        counts = sum(part.size - np.searchsorted(part, scores, side=side) for part in parts)
+        return np.asarray(counts / n_normal, dtype=np.float64)
+
+    if thresholds == "exact":
+        limit = FPR_LIMIT
+        if end == "last kept":
+            n_below = int(np.ceil(FPR_LIMIT * n_normal))
+            while n_below / n_normal >= FPR_LIMIT:
+                n_below -= 1
+            # The highest score that is not kept: what is above it is, ties together.
+            first_left = np.partition(np.concatenate(parts), n_normal - n_below - 1)[n_normal - n_below - 1]
+            limit = float(fpr(np.array([first_left]), "right")[0])
+        if limit == 0:
+            return float("nan")
+        order = np.argsort(pixels.scores)  # sorted look-ups walk memory once
+        scores, weights = pixels.scores[order], pixels.weights[order]
+        return float((weights * _ramp_area(fpr(scores, "right"), fpr(scores, "left"), limit)).sum() / limit)
+
+    ends = [one for part in (pixels.scores, *parts) for one in (part.min(), part.max())]
+    low, high = _equally_spaced(np.array(ends))
+    if spacing == "closed":
+        levels = np.linspace(low, high, thresholds)
+        strict = False
+    else:
+        levels = low + np.arange(thresholds, dtype=np.float64) * ((high - low) / thresholds)
+        strict = True
+    x = fpr(levels, "right" if strict else "left")[::-1]
+    y = _reaching(levels, pixels.scores, pixels.weights, strict=strict)
+    if start == "origin":
+        x, y = np.concatenate([[0.0], x]), np.concatenate([[0.0], y])
+    if end == "last kept":
+        x, y = x[x < FPR_LIMIT], y[x < FPR_LIMIT]
+        return float(np.trapezoid(y, x) / x[-1]) if x.size > 1 and x[-1] > 0 else float("nan")
+    inside = x <= FPR_LIMIT
+    if not inside.any():  # the first kept lies beyond
+        return float("nan")
+    last = np.interp(FPR_LIMIT, x, y)
+    return float(np.trapezoid(np.append(y[inside], last), np.append(x[inside], FPR_LIMIT)) / FPR_LIMIT)
+
+
+PER_ANOMALOUS_IMAGE = "per anomalous image"
+_per_anomalous_image = partial(pro_by, curve="per image", normal_images=False, weigh="images")
 
 PRO_VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -294,13 +413,13 @@ PRO_VARIANTS: dict[str, Variant] = {
             "no normal images",
             "the FPR leaves out images without a defect",
             "part of all per-image variants",
-            no_normal_images,
+            partial(pro_by, normal_images=False),
         ),
         Variant(
             "regions by image",
             "regions are averaged within their image first, so images weigh the same instead of regions",
             "part of all per-image variants",
-            regions_by_image,
+            partial(pro_by, weigh="images"),
         ),
         Variant(
             "4-connectivity",
@@ -312,7 +431,62 @@ PRO_VARIANTS: dict[str, Variant] = {
             "200 thresholds",
             "200 equally spaced thresholds from the lowest to the highest score instead of all scores",
             "part of RD4AD's variant, on one curve for all images",
-            two_hundred_thresholds,
+            partial(pro_by, thresholds=_STEPS),
+        ),
+        Variant(
+            "no interpolation at 0.3",
+            "the curve ends at its last point of FPR below 0.3 and the area is divided by that FPR",
+            "part of RD4AD's variant, on one curve of all scores",
+            partial(pro_by, end="last kept"),
+        ),
+        Variant(
+            "per image",
+            "each defective image has its own curve, against its own normal pixels and those of images without a "
+            "defect; regions weigh the same",
+            "part of RD4AD's variant",
+            partial(pro_by, curve="per image"),
+        ),
+        Variant(
+            "no normal images, regions by image",
+            "one curve, but images without a defect are left out and images weigh the same",
+            "two parts of RD4AD's variant",
+            partial(pro_by, normal_images=False, weigh="images"),
+        ),
+        Variant(
+            "per image, no normal images",
+            "each defective image has its own curve against its own normal pixels alone; regions weigh the same",
+            "two parts of RD4AD's variant",
+            partial(pro_by, curve="per image", normal_images=False),
+        ),
+        Variant(
+            PER_ANOMALOUS_IMAGE,
+            "each defective image has its own curve against its own normal pixels alone, and images weigh the same",
+            "RD4AD's variant with all scores as thresholds and interpolation at 0.3",
+            _per_anomalous_image,
+        ),
+        Variant(
+            f"{PER_ANOMALOUS_IMAGE}, no interpolation at 0.3",
+            "the same, ended at the last point of FPR below 0.3 and divided by that FPR",
+            "RD4AD's variant with all scores as thresholds",
+            partial(_per_anomalous_image, end="last kept"),
+        ),
+        Variant(
+            f"{PER_ANOMALOUS_IMAGE}, 200 thresholds",
+            "the same at 200 equally spaced thresholds, the highest score of each image the last",
+            "towards RD4AD's variant, a first step",
+            partial(_per_anomalous_image, thresholds=_STEPS),
+        ),
+        Variant(
+            f"{PER_ANOMALOUS_IMAGE}, 200 thresholds below the maximum",
+            "thresholds end a step below the highest score, and a pixel counts above its threshold, not at it",
+            "towards RD4AD's variant, a second step",
+            partial(_per_anomalous_image, thresholds=_STEPS, spacing="half open"),
+        ),
+        Variant(
+            f"{PER_ANOMALOUS_IMAGE}, 200 thresholds below the maximum, no origin",
+            "nothing is integrated before the first of these points; ended at the last below 0.3 it is RD4AD's",
+            "towards RD4AD's variant, a third step",
+            partial(_per_anomalous_image, thresholds=_STEPS, spacing="half open", start="first kept"),
         ),
     )
 }

@@ -39,9 +39,11 @@ def spread_figure(
     frame: pd.DataFrame,
     metrics: Mapping[str, str],
     drawn: Sequence[str],
-    reference: str,
+    reference: str | None,
     printed: Mapping[tuple[str, str], float],
     title: str,
+    *,
+    paper: str = "paper (R18-Rd100)",
 ) -> Figure:
     """Every seed's value, per category and method, beside what draws nothing and what the paper prints.
 
@@ -49,9 +51,10 @@ def spread_figure(
         frame: a line per value, with columns method, category, metric and value.
         metrics: key and title of each panel.
         drawn: methods that have seeds, in order.
-        reference: the method that has none; a line.
+        reference: the method that has none; a line. None where all have seeds.
         printed: the paper's value by (category, metric); a cross.
         title: stands above, with what no reader may miss.
+        paper: what the crosses are called.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -85,9 +88,10 @@ def spread_figure(
         Line2D([], [], marker=_MARKERS[j % 7], color=COLOURS[j % 7], lw=2, ms=4, label=method)
         for j, method in enumerate(drawn)
     ]
-    handles.append(Line2D([], [], color="0.25", lw=1, ls="--", label=reference))
+    if reference is not None:
+        handles.append(Line2D([], [], color="0.25", lw=1, ls="--", label=reference))
     if printed:
-        handles.append(Line2D([], [], marker="x", color="black", lw=0, ms=7, mew=1.8, label="paper (R18-Rd100)"))
+        handles.append(Line2D([], [], marker="x", color="black", lw=0, ms=7, mew=1.8, label=paper))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8)
     figure.suptitle(plain(title), fontsize=10)
     return figure

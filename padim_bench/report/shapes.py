@@ -170,6 +170,22 @@ class Gaps(TypedDict):
 
 
 @_STRICT
+class Pro(TypedDict):
+    name: str
+    title: str
+    layout: Literal["pro"]
+    strategy: str
+    seeds: _Count
+    beside: str
+    walk: _Names
+    rival: str
+    paper_csv: str
+    reproductions_csv: str
+    models: Annotated[list[ComparedModel], Field(min_length=1)]
+    reproductions: list[Reproduction]
+
+
+@_STRICT
 class Strategies(TypedDict):
     name: str
     title: str
@@ -210,6 +226,7 @@ LAYOUTS: Mapping[str, Any] = {
     "models": Cells,
     "seeds": Seeds,
     "gaps": Gaps,
+    "pro": Pro,
     "strategies": Strategies,
     "timing": Timing,
     "memory": Memory,

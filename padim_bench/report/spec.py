@@ -16,7 +16,7 @@ from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.report.shapes import check_spec
 
-REPORTS = ("seeds", "gaps")
+REPORTS = ("seeds", "gaps", "pro")
 STRATEGIES_TABLE = "strategies"  # made only when named
 
 

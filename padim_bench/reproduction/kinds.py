@@ -232,6 +232,35 @@ def _gaps_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     return gaps_page(spec, named, changed, variants, found, missing)
 
 
+# The PRO report.
+
+
+def _pro_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
+    spec = load_toml(name)
+    seeds = range(choice.seeds or spec["seeds"])
+    return {m["title"]: [_of_pro(spec, m, choice).vary(seed=seed) for seed in seeds] for m in spec["models"]}
+
+
+def _of_pro(spec: Mapping[str, Any], model: Mapping[str, Any], choice: Choice) -> Wanted:
+    return choice.wants(described(dict(model) | {"strategy": spec["strategy"]}), extras=("pro_variants",))
+
+
+def _pro_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    """Also without any run: it then holds what is printed alone."""
+    from padim_bench.metrics.pro_variants import PRO_VARIANTS
+    from padim_bench.report.pro import pro_page
+
+    spec, runs = load_toml(name), Runs(evidence.records)
+    found = {}
+    for model in spec["models"]:
+        rows = rectangle(runs, [_of_pro(spec, model, choice)], choice.seeds)
+        if records := [r for row in rows for r in row]:
+            found[model["title"]] = records
+    variants = {key: f"{v.what} ({v.seen_in})" for key, v in PRO_VARIANTS.items()}
+    missing = {m["title"]: NO_RECORD for m in spec["models"] if m["title"] not in found}
+    return pro_page(spec, variants, found, missing)
+
+
 # The table of strategies.
 
 
@@ -353,6 +382,7 @@ KINDS: dict[str, Kind] = {
     "models": _TABLE,
     "seeds": Kind(_seeds_wanted, _seeds_page),
     "gaps": Kind(_gaps_wanted, _gaps_page),
+    "pro": Kind(_pro_wanted, _pro_page),
     "strategies": Kind(_strategies_wanted, _strategies_page),
     "timing": Kind(_nothing, _timing_page),
     "memory": Kind(_nothing, _memory_page),

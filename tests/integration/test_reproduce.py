@@ -339,7 +339,7 @@ def test_with_data_untrained_weights_are_never_chosen_for_the_user(
         ("backbones", ("resnet18.tv_in1k", "wide_resnet50_2.tv_in1k", "tf_efficientnet_b5.", "tf_efficientnet_b4.")),
         ("strategies", strategy_names()),
         ("protocols", tuple(PROTOCOLS)),
-        ("tables", ("table1", "table8", "seeds", "gaps", "strategies")),
+        ("tables", ("table1", "table8", "seeds", "gaps", "pro", "strategies")),
         ("datasets", ("mvtec-ad", "demo", "folder", *MVTEC_TEXTURES, *MVTEC_OBJECTS)),
     ],
 )

@@ -163,7 +163,27 @@ def test_trained_weights_are_named_and_what_is_not_on_record_too(cli: CommandLin
     assert "- WR50-Rd550: not run: no record of it here." in text
     index = (folder / "README.md").read_text()
     assert "Not run here: WR50-Rd550, EfficientNet-B5." in index
-    assert {p.stem for p in (folder / "tables").iterdir()} == {f"table{n}" for n in range(1, 8)}
+    assert {p.stem for p in (folder / "tables").iterdir()} == {*(f"table{n}" for n in range(1, 8)), "pro"}
+
+
+def test_the_pro_page_is_of_runs_that_have_the_variants_and_says_so_where_there_are_none(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    plain = _folder(tmp_path / "plain", run_record(run_config("grid")))
+    assert cli("tables", "pro", "--results", plain).code == 0
+    text = (plain / "tables" / "pro.md").read_text()
+    assert "- R18-Rd100: not run: no record of it here." in text
+    assert "## R18-Rd100: PRO as printed; nothing of ours" in text
+    assert not (plain / "figures").exists()
+    runs = [run_config(category, seed, extras=("pro_variants",)) for category in ("grid", "pill") for seed in range(3)]
+    folder = _folder(tmp_path / "r", *map(run_record, runs))
+    assert cli("tables", "pro", "--results", folder).code == 0
+    text = (folder / "tables" / "pro.md").read_text()
+    assert "- Dataset mvtec-ad, 2 of 15 categories, 3 seeds." in text
+    assert "- WR50-Rd550: not run: no record of it here." in text
+    assert {p.name for p in (folder / "figures").iterdir()} == {"pro.svg", "pro.png"}
+    assert cli("tables", "pro", "--results", folder, "--seeds", 2).code == 0
+    assert "2 of 15 categories, 2 seeds." in (folder / "tables" / "pro.md").read_text()
 
 
 @pytest.mark.parametrize(

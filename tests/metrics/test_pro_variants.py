@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from padim_bench.metrics.pro import average_pro
-from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.metrics.pro_variants import PRO_VARIANTS, pro_by
 
 Map = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -33,7 +34,21 @@ NO_NORMAL = "no normal images"
 BY_IMAGE = "regions by image"
 FOUR = "4-connectivity"
 STEPS = "200 thresholds"
-NAMES = [ANOMALIB, RD4AD, ORTHOAD, NO_CUT_OFF, SIGMOID, NO_NORMAL, BY_IMAGE, FOUR, STEPS]
+LAST_KEPT = "no interpolation at 0.3"
+PER_IMAGE = "per image"
+NO_NORMAL_BY_IMAGE = "no normal images, regions by image"
+PER_IMAGE_NO_NORMAL = "per image, no normal images"
+ALIKE = "per anomalous image"
+ALIKE_LAST_KEPT = "per anomalous image, no interpolation at 0.3"
+ALIKE_STEPS = "per anomalous image, 200 thresholds"
+ALIKE_BELOW = "per anomalous image, 200 thresholds below the maximum"
+ALIKE_NO_ORIGIN = "per anomalous image, 200 thresholds below the maximum, no origin"
+WHOLE = [ANOMALIB, RD4AD, ORTHOAD, NO_CUT_OFF, SIGMOID, NO_NORMAL, BY_IMAGE, FOUR, STEPS]
+PARTS = [
+    LAST_KEPT, PER_IMAGE, NO_NORMAL_BY_IMAGE, PER_IMAGE_NO_NORMAL, ALIKE, ALIKE_LAST_KEPT, ALIKE_STEPS, ALIKE_BELOW,
+    ALIKE_NO_ORIGIN,
+]  # fmt: skip
+NAMES = [*WHOLE, *PARTS]
 
 by_name = pytest.mark.parametrize("name", NAMES)
 
@@ -187,6 +202,54 @@ def test_200_thresholds_tie_what_lies_between_two_of_them() -> None:
     assert exact(image) == pytest.approx((1 + 1 / 3) / 2)
 
 
+def test_no_interpolation_divides_by_the_last_fpr_below_0_3() -> None:
+    # Normal pixels pass at 1/4 and 1/2; the region's lower half joins from FPR 1/4 on.
+    image = one_row((9, 1), (8, 0), (7, 1), (6, 0), (5, 0), (4, 0))
+    assert variant(LAST_KEPT, image) == pytest.approx(1 / 2)
+    assert exact(image) == pytest.approx((1 / 2 * 1 / 4 + 0.05) / 0.3)
+
+
+def test_no_interpolation_leaves_out_a_point_at_0_3_itself_and_a_tie_that_passes_it() -> None:
+    # At FPR 0.1, 0.2, 0.3: the region has 0, 1/2 and 1.
+    image = one_row((20, 0), (19, 1), (18, 0), (17, 1), (16, 0), *[(0, 0)] * 7)
+    assert variant(LAST_KEPT, image) == pytest.approx(0.1 * 1 / 2 / 0.2)
+    tied = one_row((20, 0), (19, 1), (18, 0), (17, 1), (18, 0), *[(0, 0)] * 7)  # two at 18, which pass at 0.3
+    assert variant(LAST_KEPT, tied) == 0  # the last that is kept is 0.1, where the region has nothing before
+
+
+def test_per_image_counts_normal_images_in_every_curve_and_no_other_defective_image() -> None:
+    # The first image's own normal pixels lie below its region, the second's above; the normal image has 6 above both.
+    first, second = one_row((9, 1), *[(1, 0)] * 4), one_row((5, 1), (7, 0), (1, 0), (1, 0), (1, 0))
+    beyond = normal_image(6, *[0] * 5)
+    # First: nothing above 9. Second: 7 and 6 of ten pixels, FPR 0.2, so a third of the area is left.
+    assert variant(PER_IMAGE, first, second, beyond) == pytest.approx((1 + 1 / 3) / 2)
+    assert variant(PER_IMAGE_NO_NORMAL, first, second, beyond) == pytest.approx((1 + 0.05 / 0.3) / 2)
+    # One curve of all: 5 is below 7 and 6 of fourteen.
+    assert exact(first, second, beyond) == pytest.approx((1 + (0.3 - 2 / 14) / 0.3) / 2)
+
+
+def test_images_weigh_the_same_or_by_their_regions() -> None:
+    found = one_row((9, 1), *[(1, 0)] * 4)
+    missed = one_row((0, 1), (1, 0), (0, 1), (1, 0), (0, 1), (1, 0))
+    assert variant(PER_IMAGE_NO_NORMAL, found, missed, normal_image(20)) == pytest.approx(1 / 4)
+    assert variant(ALIKE, found, missed, normal_image(20)) == pytest.approx(1 / 2)
+    assert variant(NO_NORMAL_BY_IMAGE, found, missed, normal_image(20)) == pytest.approx(1 / 2)
+
+
+def test_thresholds_below_the_maximum_start_later_and_need_a_score_above_them() -> None:
+    # Of the image's thresholds the highest is 200 with it and 199 below it, and 199 itself is not above 199.
+    image = one_row((200, 1), (199, 1), *[(0, 0)] * 10)
+    choices: dict[str, Any] = {"curve": "per image", "normal_images": False}
+    for spacing in ("closed", "half open"):
+        value = pro_by([image[0]], [image[1]], **choices, thresholds=200, spacing=spacing)
+        assert value == pytest.approx(1), spacing
+    # A normal pixel at 199.5 is above the first threshold already: without the origin that part is left out.
+    first = one_row((199.7, 1), (200, 0), (199.5, 0), *[(0, 0)] * 8)
+    assert variant(ALIKE_BELOW, first) == pytest.approx((0.2 / 2 + 0.1) / 0.3)
+    assert variant(ALIKE_NO_ORIGIN, first) == pytest.approx(0.1 / 0.3)
+    assert variant(RD4AD, first) == pytest.approx(0)
+
+
 # --- where the deviation has no effect ---
 
 descending = [(score, 0) for score in range(10, 0, -1)]
@@ -208,6 +271,9 @@ many = one_row(*((2000 + i, 1) for i in range(5)), *((score, 0) for score in ran
         pytest.param(BY_IMAGE, [imperfect, perfect, normal_image(9, 30)], id="one region an image"),
         pytest.param(FOUR, [imperfect, perfect, normal_image(9, 30)], id="no corner"),
         pytest.param(STEPS, [grid], id="all scores are thresholds"),
+        pytest.param(LAST_KEPT, [perfect, normal_image(1, 2)], id="perfect to the end"),
+        pytest.param(PER_IMAGE, [imperfect, normal_image(9, 30)], id="one defective image"),
+        pytest.param(ALIKE, [imperfect], id="one image of one region"),
     ],
 )
 def test_equal_to_the_exact_value_where_the_deviation_has_no_effect(name: str, images: Sequence[Image]) -> None:
@@ -366,6 +432,125 @@ def test_equal_to_a_slow_loop(name: str, slow: Callable[[Sequence[Image]], float
     assert found == pytest.approx(slow(images), abs=1e-9, nan_ok=True)
 
 
+def slow_by(
+    images: Sequence[Image],
+    *,
+    curve: str = "pooled",
+    normal_images: bool = True,
+    weigh: str = "regions",
+    thresholds: str | int = "exact",
+    spacing: str = "closed",
+    start: str = "origin",
+    end: str = "interpolated",
+) -> float:
+    """Every choice as the definition reads, point by point."""
+    defective, others = [i for i in images if i[1].any()], [i for i in images if not i[1].any() and normal_images]
+    groups = [[*defective, *others]] if curve == "pooled" else [[one, *others] for one in defective]
+    areas, weights = [], []
+    for group in groups:
+        overlaps_of = [[m[r] for r in regions_of(k)] for m, k in group if k.any()]
+        weights.append(len(overlaps_of[0]) if weigh == "regions" and curve == "per image" else 1)
+        normal = all_normal(group)
+        if not normal.size:
+            return math.nan
+        levels = all_levels(group)
+        if isinstance(thresholds, int):
+            low, high = levels[-1], levels[0]
+            if spacing == "closed":
+                levels = np.linspace(low, high, thresholds)[::-1].tolist()
+            else:
+                levels = [low + k * ((high - low) / thresholds) for k in range(thresholds - 1, -1, -1)]
+        points: Curve = [(0.0, 0.0)] if start == "origin" else []
+        for t in levels:
+            least = float(np.nextafter(t, math.inf)) if spacing == "half open" else t
+            overlaps = [[share(scores, least) for scores in regions] for regions in overlaps_of]
+            if weigh == "images":
+                points.append((share(normal, least), float(np.mean([np.mean(one) for one in overlaps]))))
+            else:
+                points.append((share(normal, least), float(np.mean([x for one in overlaps for x in one]))))
+        if end == "last kept":
+            points = [(x, y) for x, y in points if x < 0.3]
+            if len(points) < 2 or points[-1][0] == 0:
+                return math.nan
+            areas.append(area(points, 1.0) / points[-1][0])
+        elif points[0][0] > 0.3:
+            return math.nan
+        else:
+            areas.append(area([*points, (max(0.3, points[-1][0]), points[-1][1])], 0.3) / 0.3)
+    return float(np.average(areas, weights=weights))
+
+
+@st.composite
+def choices_of_a_definition(draw: st.DrawFn) -> dict[str, Any]:
+    thresholds = draw(st.sampled_from(["exact", 2, 7, 200]))
+    return {
+        "curve": draw(st.sampled_from(["pooled", "per image"])),
+        "normal_images": draw(st.booleans()),
+        "weigh": draw(st.sampled_from(["regions", "images"])),
+        "thresholds": thresholds,
+        "spacing": "closed" if thresholds == "exact" else draw(st.sampled_from(["closed", "half open"])),
+        "start": "origin" if thresholds == "exact" else draw(st.sampled_from(["origin", "first kept"])),
+        "end": draw(st.sampled_from(["interpolated", "last kept"])),
+    }
+
+
+def by(images: Sequence[Image], **choices: Any) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of so few pixels it is often undefined
+        return pro_by([m for m, _ in images], [k for _, k in images], **choices)
+
+
+@settings(max_examples=300, deadline=None)
+@given(images=categories(), choices=choices_of_a_definition())
+def test_every_choice_of_a_definition_is_what_a_slow_loop_gives(images: list[Image], choices: dict[str, Any]) -> None:
+    assert by(images, **choices) == pytest.approx(slow_by(images, **choices), abs=1e-9, nan_ok=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(images=categories())
+def test_by_default_it_is_mvtec_s_definition(images: list[Image]) -> None:
+    assert by(images) == pytest.approx(exact(*images), abs=1e-12)
+
+
+RD4AD_CHOICES: dict[str, Any] = {
+    "curve": "per image", "normal_images": False, "weigh": "images", "thresholds": 200, "spacing": "half open",
+    "start": "first kept", "end": "last kept",
+}  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(images=categories())
+def test_all_parts_together_are_rd4ad_s(images: list[Image]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        whole = variant(RD4AD, *images)
+    assert by(images, **RD4AD_CHOICES) == pytest.approx(whole, abs=1e-12, nan_ok=True)
+
+
+def test_all_parts_together_are_rd4ad_s_for_smooth_maps() -> None:
+    images = smooth_category(12, 48, seed=3)
+    assert by(images, **RD4AD_CHOICES) == pytest.approx(variant(RD4AD, *images), abs=1e-12)
+    one_step_before = {name: value for name, value in RD4AD_CHOICES.items() if name != "end"}
+    assert by(images, **one_step_before) == variant(ALIKE_NO_ORIGIN, *images)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"curve": "per region"}, "curve 'per region' is none of pooled, per image"),
+        ({"weigh": "pixels"}, "weigh"),
+        ({"thresholds": 1}, "thresholds 1"),
+        ({"thresholds": "200"}, "thresholds '200'"),
+        ({"thresholds": 200, "spacing": "open"}, "spacing"),
+        ({"start": "first kept"}, "needs a number of thresholds"),
+        ({"end": "midpoint"}, "end"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        by([perfect], **choices)
+
+
 def smooth_category(n: int, side: int, seed: int) -> list[Image]:
     """Smooth positive maps, a third of them of normal images, the others with defects that score higher."""
     rng = np.random.default_rng(seed)
@@ -419,7 +604,7 @@ def test_no_warning_where_defined_and_arguments_stay_as_they_are(name: str) -> N
     ],
 )
 def test_nan_and_a_warning_where_undefined(name: str, images: Sequence[Image], message: str) -> None:
-    if name == NO_NORMAL and message == "no anomalous region":
+    if name in {NO_NORMAL, NO_NORMAL_BY_IMAGE} and message == "no anomalous region":
         message = "PRO is NaN"
     with pytest.warns(UserWarning, match=message) as caught:
         assert math.isnan(variant(name, *images))
@@ -449,7 +634,7 @@ def test_nan_scores_and_other_shapes_are_refused(name: str) -> None:
         PRO_VARIANTS[name].function([perfect[0]], [])
 
 
-@pytest.mark.parametrize("name", [RD4AD, STEPS])
+@pytest.mark.parametrize("name", [RD4AD, STEPS, ALIKE_STEPS, ALIKE_BELOW])
 def test_equally_spaced_thresholds_need_finite_scores(name: str) -> None:
     with pytest.raises(ValueError, match="finite"):
         variant(name, one_row((math.inf, 1), (0, 0)))
