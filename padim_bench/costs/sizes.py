@@ -93,7 +93,7 @@ def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> in
 
     if dtype not in STORAGE_DTYPES:
         raise PadimBenchError(f"unknown dtype {dtype!r}: choose one of {', '.join(STORAGE_DTYPES)}")
-    return positions * get_strategy(strategy, n, d, dtype).state_bytes(n, d, STORAGE_DTYPES[dtype])
+    return positions * get_strategy(strategy, n, d).state_bytes(n, d, STORAGE_DTYPES[dtype])
 
 
 def stored_states(
@@ -121,7 +121,7 @@ def stored_states(
             category=category,
             n_train=n,
             strategy=strategy,
-            strategy_used=get_strategy(strategy, n, model["n_features"], dtype).name,
+            strategy_used=get_strategy(strategy, n, model["n_features"]).name,
             dtype=dtype,
             bytes=state_bytes(strategy, dtype, n, model["n_features"], dataset["grid"] ** 2),
         )

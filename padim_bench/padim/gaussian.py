@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.half import HALF_DTYPES, HALF_PRODUCTS, image_class, native_is_faster
+from padim_bench.padim.half import HALF_DTYPES, HALF_PRODUCTS, image_class, multiplies, native_is_faster
 from padim_bench.padim.moments import Group, TrainingMoments
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.strategies import (
@@ -182,7 +182,9 @@ def fit_gaussians(
     if half_products not in HALF_PRODUCTS:
         raise PadimBenchError(f"unknown half_products {half_products!r}: choose one of {', '.join(HALF_PRODUCTS)}")
     d, total, device = moments.embedding.n_features, moments.embedding.n_positions, moments.device
-    chosen, stored = get_strategy(strategy, moments.n, d, storage), STORAGE_DTYPES[storage]
+    stored = STORAGE_DTYPES[storage]
+    native = half_products != "widened" and multiplies(stored, device)
+    chosen = get_strategy(strategy, moments.n, d, native=native)
     working = working_dtype(stored)
     narrow = working == torch.float32 and chosen.fits_in_float32(moments.n, d)
     dtype = torch.float32 if narrow else moments.dtype
@@ -221,8 +223,8 @@ def fit_gaussians(
 
     with torch.no_grad():
         for_each(fit, moments.groups(consume=consume), parallel=not (chosen.all_threads or device.type == "cuda"))
-    result.residual, *native = (max(found) for found in residuals.values())
-    result.native_residual = native[0] if native else None
+    result.residual, *of_native = (max(found) for found in residuals.values())
+    result.native_residual = of_native[0] if of_native else None
     if chosen.exact and not result.residual <= _RESIDUAL_LIMIT:
         raise StrategyInvalidError(
             f"{chosen.name} in {storage} is wrong here: squared distances are off by up to "

@@ -22,6 +22,7 @@ from padim_bench.data.loading import mask_pixels
 from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.half import multiplies
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
 from padim_bench.padim.sharing import selected_bytes, share, training_cost
@@ -113,7 +114,8 @@ class Layouts:
         total = 0
         for one in (self.one(key(config, names)) for names in members(config)):
             storage = config.model.storage
-            strategy = get_strategy(config.model.strategy, n, one.n_features, storage)
+            native = multiplies(STORAGE_DTYPES[storage], torch.device(config.execution.device))
+            strategy = get_strategy(config.model.strategy, n, one.n_features, native=native)
             total += one.n_positions * strategy.state_bytes(n, one.n_features, STORAGE_DTYPES[storage])
         return total
 

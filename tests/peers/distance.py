@@ -10,7 +10,8 @@ import torch
 
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
-from padim_bench.padim.strategies import get_strategy
+from padim_bench.padim.half import multiplies
+from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.protocols import get_protocol
 from tests.peers import inputs as made
 from tests.peers import reference, scripts, theirs
@@ -88,7 +89,8 @@ def least_work(options: dict[str, Any], size: dict[str, Any]) -> dict[str, Any] 
     if options["who"] != "ours":
         return None
     n, d, positions, batch = size["n"], size["d"], size["grid"] ** 2, size["batch"]
-    strategy = get_strategy(options["strategy"], n, d, options["storage"])
+    native = multiplies(STORAGE_DTYPES[options["storage"]], torch.device("cpu"))
+    strategy = get_strategy(options["strategy"], n, d, native=native)
     values = strategy.n_values(n, d)
     width = getattr(torch, options["storage"]).itemsize
     return {
