@@ -61,6 +61,8 @@ def test_whole_run(measure: Measure, bottle: Path, tmp_path: Path, threads: int)
         given = ["run", "--data", str(bottle), *model, "--threads", str(threads), "--results", str(results)]
         seconds = process("-m", "padim_bench", *given)
         ((_, record),) = read_records(results).values()
+        assert record.valid
+        assert (record.dataset.n_train, record.dataset.n_test) == (IMAGES, TESTED)
         made.append((seconds, dict(record.timings_s)))
 
     imports = min(process("-c", IMPORTS) for _ in range(3))
