@@ -12,11 +12,18 @@ import torch
 from padim_bench.machine import apart
 
 _FAULTY_LU = Path(__file__).resolve().parent / "faulty_lu"
-_DATA, _WEIGHTS = (os.environ.pop(name, None) for name in ("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))
+_SETTINGS: dict[str, str | None] = dict.fromkeys(("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))
 
 
-def _at_hand(variable: str, value: str | None, *needed: str) -> Path:
-    if not value:
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # runs no test itself, and its workers are to read them
+    for name in _SETTINGS:
+        _SETTINGS[name] = os.environ.pop(name, None)
+
+
+def _at_hand(variable: str, *needed: str) -> Path:
+    if not (value := _SETTINGS[variable]):
         pytest.skip(f"{variable} is not set: no real data at hand")
     path = Path(value).resolve()
     if missing := [name for name in needed if not (path / name).exists()]:
@@ -27,12 +34,12 @@ def _at_hand(variable: str, value: str | None, *needed: str) -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """MVTec AD at 256x256 or more with the categories that the regression numbers are of."""
-    return _at_hand("PADIM_BENCH_DATA", _DATA, "bottle", "screw", "grid", "transistor")
+    return _at_hand("PADIM_BENCH_DATA", "bottle", "screw", "grid", "transistor")
 
 
 @pytest.fixture(scope="session")
 def real_weights() -> Path:
-    return _at_hand("PADIM_BENCH_WEIGHTS", _WEIGHTS, "resnet18.safetensors")
+    return _at_hand("PADIM_BENCH_WEIGHTS", "resnet18.safetensors")
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
