@@ -121,13 +121,13 @@ def measure(work: Work) -> CostRecord:
         }
         if status == VOID:
             return CostRecord(**subject.header("cost"), **found, load_average=Loads(load_before, _load()))
-        found["applied"] = "+".join(sorted(gaussians.applied)) or None
         found["metrics"] = _metrics(pipeline, scores, maps)
         latency, found["from_file_s"] = time_files(pipeline, gaussians, work.asked.n_images)
         images = pipeline.prepared(spread(category.test, max(work.asked.n_images, size)), {})
         batches = [
             time_batches(pipeline, gaussians, images, n, work.asked.n_images) for n in work.asked.batch_sizes if n != 1
         ]
+        found["applied"] = "+".join(sorted(gaussians.applied)) or None  # of every batch size: each may take its own way
         return MeasuredCost(
             **subject.header("cost", tuple(sorted(pipeline.image_sizes))),
             **found,
