@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import padim_bench
-from padim_bench.machine.features import instructions, native_half
+from padim_bench.machine.features import cpuinfo, instructions, native_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 _OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
@@ -49,12 +49,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    for line in cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

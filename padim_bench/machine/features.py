@@ -40,7 +40,8 @@ def instructions_told(cpuinfo: str) -> list[str] | None:
 
 
 @cache
-def _cpuinfo() -> str:
+def cpuinfo() -> str:
+    """What Linux tells of the processors; "" elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -49,7 +50,7 @@ def _cpuinfo() -> str:
 
 def instructions() -> list[str] | None:
     """Which of ``INSTRUCTIONS`` this machine's processors have; None where the system does not tell as Linux does."""
-    return instructions_told(_cpuinfo())
+    return instructions_told(cpuinfo())
 
 
 def native_half() -> list[str] | None:

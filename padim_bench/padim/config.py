@@ -9,6 +9,8 @@ from padim_bench.padim.paper import short_name
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE
 from padim_bench.protocols import PROTOCOLS, STORED_STRICTLY, Protocol
 
+HALF_PRODUCTS = ("auto", "native", "widened")
+
 
 @dataclass(frozen=True)
 class PaDiMConfig:

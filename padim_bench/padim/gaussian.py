@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.padim.config import HALF_PRODUCTS
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.half import HALF_DTYPES, HALF_PRODUCTS, image_class, multiplies, native_is_faster
+from padim_bench.padim.half import HALF_DTYPES, image_class, multiplies, native_is_faster
 from padim_bench.padim.moments import Group, TrainingMoments
 from padim_bench.padim.parallel import for_each
 from padim_bench.padim.strategies import (

@@ -12,7 +12,6 @@ from padim_bench.padim.strategies.base import State, Strategy, working_dtype
 from padim_bench.padim.tiling import MEASURED, slices
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
-HALF_PRODUCTS = ("auto", "native", "widened")
 
 # The native product rounds the difference vector too: a gain within the noise of a measurement is not worth that.
 _WORTH_IT = 1.1

@@ -13,9 +13,8 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
-from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.config import HALF_PRODUCTS, PaDiMConfig
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
-from padim_bench.padim.half import HALF_PRODUCTS
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.projection import ChannelMoments, principal_components
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, check_reduction, reduced_embedding

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.reading import in_one_line
-from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.config import HALF_PRODUCTS, PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.protocols import STORED_STRICTLY, Protocol
 from padim_bench.records.canonical import chosen
@@ -143,7 +143,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "storage": _DTYPES,
     "compute_dtype": _DTYPES,
     "backbone_dtype": _DTYPES,
-    "half_products": ("auto", "native", "widened"),
+    "half_products": HALF_PRODUCTS,
 }
 
 

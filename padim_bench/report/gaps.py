@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -11,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
-from padim_bench.report.page import NONE, Grid, Page, Section, number
-from padim_bench.report.spec import metric_titles, read_paper, specs_folder
+from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, number
+from padim_bench.report.spec import metric_titles, read_paper, read_reproductions, specs_folder
 from padim_bench.report.tables import shared_facts, title_warnings
 from padim_bench.report.values import shown_values
 
@@ -108,8 +106,7 @@ class _Report:
         """Paper, public reproductions, and ours under each preset."""
         folder, title = specs_folder(), model["title"]
         paper = read_paper(folder / self.spec["paper_csv"])
-        with (folder / self.spec["reproductions_csv"]).open(encoding="utf-8", newline="") as file:
-            theirs = {(r["id"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
+        theirs = read_reproductions(folder / self.spec["reproductions_csv"])
         names = {r["id"]: r["title"] for r in self.spec["reproductions"]}
         for key, called in metric_titles(self.spec).items():
             columns: dict[str, dict[str, float]] = {}
@@ -201,11 +198,7 @@ class _Report:
             self.lines.append([section, model, metric, row, category, *shown])
 
     def csv(self) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["section", "model", "metric", "row", "category", "value", "change"])
-        writer.writerows(self.lines)
-        return out.getvalue()
+        return csv_text(["section", "model", "metric", "row", "category", "value", "change"], self.lines)
 
 
 def _invalid(records: Sequence[RunRecord]) -> list[str]:

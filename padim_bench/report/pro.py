@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -15,9 +13,9 @@ from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
-from padim_bench.report.page import NONE, Grid, Page, Section, number
-from padim_bench.report.spec import read_paper, specs_folder
-from padim_bench.report.tables import shared_facts, title_warnings
+from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, number
+from padim_bench.report.spec import read_paper, read_reproductions, specs_folder
+from padim_bench.report.tables import invalid_seeds, shared_facts, title_warnings
 from padim_bench.report.values import shown_values
 
 if TYPE_CHECKING:
@@ -91,7 +89,7 @@ def pro_page(
         "standard deviation (smallest to largest) over seeds.",
         *report.notes,
         *[f"{title}: not run: {why}." for title, why in missing.items()],
-        *_invalid(runs),
+        *invalid_seeds(runs),
         *dict.fromkeys(cited),
         *[f"{name}: {what}." for name, what in variants.items() if name in shown],
         *[f"{fact[0].upper()}{fact[1:]}." for fact in (shared_facts(records, values) if records else ())],
@@ -126,9 +124,8 @@ class _Report:
         self.spec, self.frame, self.real = spec, frame, real
         folder = specs_folder()
         self.paper = read_paper(folder / spec["paper_csv"])
-        with (folder / spec["reproductions_csv"]).open(encoding="utf-8", newline="") as file:
-            theirs = [r for r in csv.DictReader(file) if r["metric"] == "pro"]
-        self.theirs = {(r["id"], r["row"]): float(r["value"]) for r in theirs}
+        theirs = read_reproductions(folder / spec["reproductions_csv"])
+        self.theirs = {(one, row): value for (one, row, metric), value in theirs.items() if metric == "pro"}
         self.names = {r["id"]: r["title"] for r in spec["reproductions"]}
         self.sections: list[Section] = []
         self.notes: list[str] = []
@@ -395,11 +392,7 @@ class _Report:
         self.lines.append([section, model, str(definition), str(place), str(which), number(value, 4), record])
 
     def csv(self) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["section", "model", "definition", "place", "seed", "value", "record"])
-        writer.writerows(self.lines)
-        return out.getvalue()
+        return csv_text(["section", "model", "definition", "place", "seed", "value", "record"], self.lines)
 
 
 _MEANS = ("texture", "object", "all")
@@ -433,13 +426,3 @@ def _mean_sd(values: Sequence[float]) -> str:
 
 def _with_sd(mean: float, sd: float, low: float, high: float) -> str:
     return number(mean) if math.isnan(sd) else f"{mean:.2f} ± {sd:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _invalid(runs: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """Runs that gave no numbers, each model in a line."""
-    lines = []
-    for title, records in runs.items():
-        found = [f"{r.dataset.category} seed {r.config.model.seed}" for r in records if not r.valid]
-        if found:
-            lines.append(f"{title}: INVALID and left out: {', '.join(found)}.")
-    return lines

@@ -10,7 +10,7 @@ from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
 from padim_bench.report.page import NONE, Grid, Page, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
-from padim_bench.report.tables import shared_facts, title_warnings
+from padim_bench.report.tables import invalid_seeds, shared_facts, title_warnings
 from padim_bench.report.values import shown_values
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
         f"{spec['reference']} draws nothing.",
         *(["Paper: its R18-Rd100 of Table III; it publishes no spread by category."] if printed else []),
         *_widest(frame, metrics, drawn),
-        *_invalid(runs),
+        *invalid_seeds(runs),
         "Stratified: channels drawn from each layer in proportion to its size. Semi-orthogonal: projection onto random "
         "orthonormal directions of all channels.",
         *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records, values)],
@@ -98,16 +98,6 @@ def _spread(values: Sequence[float]) -> str:
         return number(mean)
     sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return f"{mean:.2f} ± {sd:.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _invalid(runs: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """Runs that gave no numbers, each method in a line."""
-    lines = []
-    for method, records in runs.items():
-        found = [f"{r.dataset.category} seed {r.config.model.seed}" for r in records if not r.valid]
-        if found:
-            lines.append(f"{method}: INVALID and left out: {', '.join(found)}.")
-    return lines
 
 
 def _widest(frame: pd.DataFrame, metrics: Mapping[str, str], drawn: Sequence[str]) -> list[str]:

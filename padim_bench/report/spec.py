@@ -194,5 +194,11 @@ def read_paper(path: Path) -> dict[tuple[str, str, str], Printed]:
         }
 
 
+def read_reproductions(path: Path) -> dict[tuple[str, str, str], float]:
+    """What others printed of their reproductions, by (id, row, metric)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {(r["id"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
+
+
 def invalid_spec(path: Path, error: Exception) -> PadimBenchError:
     return PadimBenchError(f"spec {path} is not valid ({error}): restore it from the repository")

@@ -242,6 +242,16 @@ def title_warnings(records: Sequence[Recorded]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def invalid_seeds(runs: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """Runs that gave no numbers, those of each title in a line."""
+    lines = []
+    for title, records in runs.items():
+        found = [f"{r.dataset.category} seed {r.config.model.seed}" for r in records if not r.valid]
+        if found:
+            lines.append(f"{title}: INVALID and left out: {', '.join(found)}.")
+    return lines
+
+
 def distinct(values: Sequence[Any]) -> str:
     """The distinct values, in order, as one phrase."""
     return ", ".join(dict.fromkeys(str(v) for v in values))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from padim_bench.machine.features import cpuinfo
 
 
 def product(matrices: Tensor, delta: Tensor) -> Tensor:
@@ -26,8 +27,4 @@ def product(matrices: Tensor, delta: Tensor) -> Tensor:
 @cache
 def images_first() -> bool:
     """Whether products with the images on the left are faster here: on Intel's processors."""
-    try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        about = platform.processor()  # elsewhere than on Linux
-    return "GenuineIntel" in about
+    return "GenuineIntel" in (cpuinfo() or platform.processor())
