@@ -17,7 +17,8 @@ from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import DataWarning, PadimBenchError
-from padim_bench.metrics.summary import Histograms, compute_metrics
+from padim_bench.metrics.resampling import PixelCounts, resampled
+from padim_bench.metrics.summary import Evidence, Histograms, compute_metrics, metrics_of
 from padim_bench.protocols import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Maps:
         self.maps: list[NDArray[np.float32]] = []
         self.masks: list[NDArray[np.bool_]] = []
         self._histograms = None if exact else Histograms()
+        self._evidence: Evidence | None = None
 
     def add(self, maps: Tensor, masks: Sequence[NDArray[np.bool_]] | None) -> None:
         """Adds maps (B, S, S) and their masks; None where the category has none, of which nothing is kept."""
@@ -146,11 +148,25 @@ class Maps:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """:func:`compute_metrics` of all that was added, and the error bounds of those that are not exact."""
         if self._histograms is None:
-            pixels = (self.masks, self.maps) if self.masks else (None, None)
-            return compute_metrics(labels, scores, *pixels), {}
+            self._evidence = Evidence(labels, scores, *((self.masks, self.maps) if self.masks else (None, None)))
+            return metrics_of(self._evidence), {}
         found = self._histograms.metrics()
         metrics = compute_metrics(labels, scores) | {k: v.value for k, v in found.items()}
         return metrics, {k: v.error_bound for k, v in found.items()}
+
+    def resampled(
+        self, labels: NDArray[np.int64], scores: NDArray[np.float32], split_digest: str
+    ) -> dict[str, NDArray[np.float64]]:
+        """Metrics of resampled test images (:mod:`~padim_bench.metrics.resampling`), after :meth:`metrics`.
+
+        Of pixel metrics those of maps that are held: histograms of every image would grow with them.
+        """
+        if self._evidence is None or not self._evidence.has_pixels:
+            return resampled(labels, scores, split_digest, None)
+        pixels, own = PixelCounts(), iter(self._evidence.own_pro.tolist())
+        for score_map, mask in zip(self.maps, self.masks, strict=True):
+            pixels.add(score_map, mask, next(own) if mask.any() else None)
+        return resampled(labels, scores, split_digest, pixels)
 
 
 def _warn(lines: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.metrics.resampling import N_RESAMPLES, RESAMPLED
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.records.config import Execution, RunConfig
 from padim_bench.records.costs import (
@@ -34,7 +35,7 @@ from padim_bench.records.costs import (
 from padim_bench.records.facts import Environment, WeightsUsed
 from padim_bench.records.runs import Embedding, Extra, RunDataset, RunMemory, RunRecord, Score
 
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro")
+METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "pro_per_image")
 WEIGHTS = WeightsUsed(
     arch="resnet18", label="resnet18.tv_in1k", sha256="a" * 64, tensors_sha256="f" * 64, trained=True,
     mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), tag="tv_in1k", seed=None, note="",
@@ -94,6 +95,17 @@ def run_record(config: RunConfig, *, invalid: str = "", n_test: int = 5, **chang
     )  # fmt: skip
     record = replace(record, **changes)
     return replace(record, id=config.run_id(record.dataset.split_digest, record.weights.identity))
+
+
+def with_resampled(record: RunRecord, spread: float = 0.01) -> RunRecord:
+    """The record with resampled values around its own; those of an image draw alike in every run of its category."""
+    values = {}
+    for name in RESAMPLED:
+        draw = random.Random(f"{record.dataset.category} {name}")
+        value = (record.metrics or {})[name]
+        assert value is not None
+        values[name] = tuple(round(value + draw.gauss(0, spread), 6) for _ in range(N_RESAMPLES))
+    return replace(record, extra=replace(record.extra, resampled=values))
 
 
 def _header(kind: str, config: RunConfig, asked: CostChoices | GrowthChoices, *, trained: bool) -> dict[str, Any]:

@@ -144,6 +144,11 @@ def check_models(arguments: argparse.Namespace) -> None:
 def add_pages(parser: argparse.ArgumentParser) -> None:
     """Options of what writes pages."""
     parser.add_argument("--print", action="store_true", help="the pages too, in Markdown, not only a summary")
+    parser.add_argument(
+        "--intervals",
+        action="store_true",
+        help="95 %% intervals over test images in Tables I to VI",
+    )
 
 
 def run_settings(arguments: argparse.Namespace) -> Settings:

@@ -91,7 +91,7 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
             wanted,
             categories,
             results=results,
-            choice=Choice(protocol, seeds, arguments.backbone_dtype),
+            choice=Choice(protocol, seeds, arguments.backbone_dtype, arguments.intervals),
             settings=settings,
             weights=arguments.weights,
             untrained_fallback=demo,

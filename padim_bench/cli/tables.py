@@ -42,7 +42,7 @@ def make_tables(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.reproduction.pages import tables
 
     out = arguments.out or arguments.results[0]
-    choice = Choice(get_protocol(arguments.protocol), arguments.seeds)
+    choice = Choice(get_protocol(arguments.protocol), arguments.seeds, intervals=arguments.intervals)
     done = tables(arguments.results, out, choice, names=arguments.tables, dataset=arguments.dataset, on_message=say)
     if arguments.print:
         output.pages(done.pages)

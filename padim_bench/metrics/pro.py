@@ -89,6 +89,17 @@ def average_pro(
     return _exact(_gather(maps, masks), fpr_limit)
 
 
+def own_pro(score_map: NDArray[np.floating], mask: NDArray[np.generic], *, fpr_limit: float = FPR_LIMIT) -> float:
+    """The exact PRO of one image against its own anomaly-free pixels; NaN, without a warning, where it has none.
+
+    NaN also of an image without a region. Raises ValueError as ``average_pro`` does.
+    """
+    score_map, mask_ = _checked(score_map, mask)
+    if not mask_.any() or mask_.all():
+        return float("nan")
+    return _exact(_gather([score_map], [mask_]), fpr_limit)
+
+
 class _Pixels(NamedTuple):
     """Scores of all anomaly-free pixels, and of all region pixels with weights that sum to 1."""
 

@@ -7,7 +7,6 @@ histograms of each image, in the bins of the streaming metrics; a resample is th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +15,11 @@ from scipy import sparse
 
 from padim_bench.metrics._bins import score_bins
 from padim_bench.metrics._truth import as_mask
-from padim_bench.metrics.pro import FPR_LIMIT, _ramp_area, _region_weights, average_pro
+from padim_bench.metrics.pro import FPR_LIMIT, _ramp_area, _region_weights, own_pro
 
 N_RESAMPLES = 200
+RESAMPLED = ("image_auroc", "pixel_auroc", "pro", "pro_per_image")
+_AT_ONCE = 25  # resamples: as many rows of all bins that are touched are held
 Floats = NDArray[np.float64]
 
 
@@ -59,23 +60,30 @@ class PixelCounts:
     def __init__(self) -> None:
         self._rows: list[tuple[NDArray[np.int64], Floats, Floats, Floats]] = []
         self._regions: list[int] = []
-        self._own_pro: list[float] = []
+        self._own: list[float] = []
 
-    def add(self, score_map: NDArray[np.floating], mask: NDArray[np.generic]) -> None:
-        """Adds an image's map (H, W) and mask, without NaN and of one shape."""
+    def add(self, score_map: NDArray[np.floating], mask: NDArray[np.generic], own: float | None = None) -> None:
+        """Adds an image's map (H, W) and mask, without NaN and of one shape.
+
+        Args:
+            score_map, mask: of the image.
+            own: its :func:`~padim_bench.metrics.pro.own_pro` where that is known already.
+        """
         mask_ = as_mask(mask)
-        bins, positions = np.unique(score_bins(score_map).ravel(), return_inverse=True)
-        positions = positions.reshape(score_map.shape)
+        bins = score_bins(score_map)
+        first = int(bins.min())
+        bins = bins - np.uint32(first)
+        width = int(bins.max()) + 1
         weights, count = _region_weights(mask_)
-        inside = positions[mask_]
-        anomalous = np.bincount(inside, minlength=bins.size).astype(np.float64)
-        normal = np.bincount(positions[~mask_], minlength=bins.size).astype(np.float64)
-        overlap = np.bincount(inside, weights, bins.size).astype(np.float64)
-        self._rows.append((bins.astype(np.int64), anomalous, normal, overlap))
+        inside = bins[mask_]
+        every = np.bincount(bins.ravel(), minlength=width)
+        anomalous = np.bincount(inside, minlength=width)
+        overlap = np.bincount(inside, weights, width)
+        used = np.flatnonzero(every)
+        parts = [column[used].astype(np.float64) for column in (anomalous, every - anomalous, overlap)]
+        self._rows.append((used + first, parts[0], parts[1], parts[2]))
         self._regions.append(count)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of images without a defect, or without anything else
-            self._own_pro.append(average_pro([score_map], [mask_]) if count else float("nan"))
+        self._own.append((own_pro(score_map, mask_) if own is None else own) if count else 0.0)
 
     def metrics(self, counts: NDArray[np.int64]) -> dict[str, Floats]:
         """Of each resample (n,): ``pixel_auroc`` and ``pro``, from histograms, and ``pro_per_image``.
@@ -86,26 +94,37 @@ class PixelCounts:
             counts: (n, images), of the images in the order in which they were added.
         """
         levels = np.unique(np.concatenate([row[0] for row in self._rows]))[::-1]  # from the highest score
-        anomalous, normal, overlap = (counts @ self._matrix(levels, column) for column in (1, 2, 3))
+        where = [levels.size - 1 - np.searchsorted(levels[::-1], row[0]) for row in self._rows]
+        pointers = np.concatenate([[0], np.cumsum([at.size for at in where])])
+        indices, shape = np.concatenate(where), (len(self._rows), levels.size)
+        matrices = [
+            sparse.csr_array((np.concatenate([row[column] for row in self._rows]), indices, pointers), shape=shape)
+            for column in (1, 2, 3)
+        ]
         regions = counts @ np.array(self._regions)
-        own = np.array(self._own_pro)
-        scored = np.isfinite(own)
+        parts: list[tuple[Floats, Floats]] = []
         with np.errstate(invalid="ignore", divide="ignore"):
-            end = np.cumsum(normal, axis=1) / normal.sum(axis=1, keepdims=True)
-            start = end - normal / normal.sum(axis=1, keepdims=True)
-            gains = overlap / regions[:, None]
-            pro = (gains * _ramp_area(start, end, FPR_LIMIT)).sum(axis=1) / FPR_LIMIT
-            share = anomalous / anomalous.sum(axis=1, keepdims=True)
-            auroc = (share * (1 - (start + end) / 2)).sum(axis=1)
-            per_image = counts[:, scored] @ own[scored] / counts[:, scored].sum(axis=1)
+            for start in range(0, len(counts), _AT_ONCE):
+                some = slice(start, start + _AT_ONCE)
+                anomalous, normal, overlap = (counts[some] @ matrix for matrix in matrices)
+                parts.append(_of_histograms(anomalous, normal, overlap, regions[some]))
+            drawn = counts @ (np.array(self._regions) > 0)
+            per_image = counts @ np.array(self._own) / drawn
+        auroc, pro = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"pixel_auroc": auroc, "pro": pro, "pro_per_image": per_image}
 
-    def _matrix(self, levels: NDArray[np.int64], column: int) -> sparse.csr_array:
-        """One of the histograms, (images, levels)."""
-        where = [levels.size - 1 - np.searchsorted(levels[::-1], row[0]) for row in self._rows]
-        pointers = np.concatenate([[0], np.cumsum([row[0].size for row in self._rows])])
-        values = np.concatenate([row[column] for row in self._rows])
-        return sparse.csr_array((values, np.concatenate(where), pointers), shape=(len(self._rows), levels.size))
+
+def _of_histograms(
+    anomalous: Floats, normal: Floats, overlap: Floats, regions: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Pixel AUROC and PRO of each row of histograms (n, levels), from the highest score."""
+    step = normal / normal.sum(axis=1, keepdims=True)
+    end = np.cumsum(step, axis=1)
+    start = end - step
+    share = anomalous / anomalous.sum(axis=1, keepdims=True)
+    auroc = (share * (1 - (start + end) / 2)).sum(axis=1)
+    pro = (overlap / regions[:, None] * _ramp_area(start, end, FPR_LIMIT)).sum(axis=1) / FPR_LIMIT
+    return auroc, np.where(np.isnan(auroc), np.nan, pro)
 
 
 def resampled_metrics(
@@ -118,17 +137,33 @@ def resampled_metrics(
     n: int = N_RESAMPLES,
 ) -> dict[str, Floats]:
     """``image_auroc`` and, with masks and maps, ``pixel_auroc``, ``pro`` and ``pro_per_image`` of ``n`` resamples."""
-    counts = draws(labels, split_digest, n)
-    found = {"image_auroc": resampled_image_auroc(counts, labels, scores)}
+    pixels = None
     if masks is not None and maps is not None:
         pixels = PixelCounts()
         for score_map, mask in zip(maps, masks, strict=True):
             pixels.add(score_map, mask)
-        found |= pixels.metrics(counts)
-    return found
+    return resampled(labels, scores, split_digest, pixels, n=n)
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The central part of resampled values, or of the differences of two runs' resample by resample."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def resampled(
+    labels: NDArray[np.int64],
+    scores: NDArray[np.floating],
+    split_digest: str,
+    pixels: PixelCounts | None,
+    *,
+    n: int = N_RESAMPLES,
+) -> dict[str, Floats]:
+    """As :func:`resampled_metrics`, of pixels that are counted already, in the order of ``labels``."""
+    counts = draws(labels, split_digest, n)
+    found = {"image_auroc": resampled_image_auroc(counts, labels, scores)}
+    return found if pixels is None else found | pixels.metrics(counts)
+
+
+def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """The central part of resampled values (..., n), or of the differences of two runs resample by resample.
+
+    Returns:
+        Its two ends, each of shape (...).
+    """
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return low, high

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim_bench.metrics._truth import as_mask
-from padim_bench.metrics.pro import StreamedPRO, StreamingPRO, average_pro
+from padim_bench.metrics.pro import StreamedPRO, StreamingPRO, average_pro, own_pro
 from padim_bench.metrics.roc import DetectionMetrics, StreamedValue, StreamingROC, detection_metrics
 
 Streamed = StreamedValue | StreamedPRO
@@ -64,6 +64,12 @@ class Evidence:
         """Of all pixels together."""
         return detection_metrics(_pixels(self.truth), _pixels(self.maps), what="pixel scores")
 
+    @cached_property
+    def own_pro(self) -> NDArray[np.float64]:
+        """The PRO of every image that has a region, alone."""
+        pairs = zip(self.maps, self.truth, strict=True)
+        return np.array([own_pro(score_map, mask) for score_map, mask in pairs if mask.any()])
+
 
 def _pixels(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
     return arrays.ravel() if isinstance(arrays, np.ndarray) else np.concatenate([a.ravel() for a in arrays])
@@ -74,11 +80,14 @@ class Histograms:
 
     def __init__(self) -> None:
         self.roc, self.pro = StreamingROC(), StreamingPRO()
+        self.own_pro: list[float] = []
 
     def update(self, score_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """Adds one map (H, W) and its mask."""
         self.roc.update(score_map, mask)
         self.pro.update(score_map, mask)
+        if mask.any():
+            self.own_pro.append(own_pro(score_map, mask))
 
     def metrics(self) -> dict[str, Streamed]:
         """Every metric that histograms give."""
@@ -127,6 +136,14 @@ class Metric:
         return self.scale * value
 
 
+def mean_own_pro(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """PRO of every anomalous image alone, averaged: no normal image counts. NaN where one, or all, are undefined.
+
+    Not MVTec's definition, but the nearest to the paper's printed column that is known: see the PRO report.
+    """
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
@@ -147,6 +164,14 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("pixel_f1_max", "Pixel F1-max", "pixel", lambda e: e.pixel.f1_max, lambda h: h.roc.f1_max()),
         Metric("pro", "PRO", "pixel", lambda e: average_pro(e.maps, e.truth), lambda h: h.pro.compute(), headline=True),
+        Metric(
+            "pro_per_image",
+            "PRO per image",
+            "pixel",
+            lambda e: mean_own_pro(e.own_pro),
+            lambda h: StreamedPRO(mean_own_pro(h.own_pro), 0.0),
+            required=False,
+        ),
     )
 }
 
@@ -173,7 +198,11 @@ def compute_metrics(
     Raises:
         ValueError: NaN anywhere, labels other than 0 and 1, negative values in masks, or shapes that differ.
     """
-    evidence = Evidence(labels, scores, masks, maps)
+    return metrics_of(Evidence(labels, scores, masks, maps))
+
+
+def metrics_of(evidence: Evidence) -> dict[str, float]:
+    """As :func:`compute_metrics`, of evidence that others look at as well."""
     return {
         m.name: m.exact(evidence) if evidence.has_pixels or m.level == "image" else float("nan")
         for m in METRICS.values()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from padim_bench.metrics.resampling import interval
 from padim_bench.metrics.summary import METRICS, Metric
 from padim_bench.records.files import check_mergeable
 from padim_bench.records.merged import read_evidence
@@ -16,9 +19,10 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "dataset", "category", "kind", "model", "layers", "weights", "backbone_dtype", "seed", "protocol", "strategy",
-    "storage", "metric", "value", "error_bound", "status", "extras", "state_bytes", "residual", "record", "machine",
+    "storage", "metric", "value", "error_bound", "low", "high", "status", "extras", "state_bytes", "residual", "record",
+    "machine",
 )  # fmt: skip
-NUMBERS = ("value", "error_bound", "state_bytes", "residual")
+NUMBERS = ("value", "error_bound", "low", "high", "state_bytes", "residual")
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:
@@ -35,7 +39,8 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
         What came out: metric (a name in ``METRICS``, or "pro: NAME" of a deviating definition of it), value (a
         fraction, or in the metric's own unit; NaN where it is undefined, and of runs that are invalid) and error_bound
-        (how far the value may be off, in its unit: 0 where it is exact; NaN where it is from histograms and not known).
+        (how far the value may be off, in its unit: 0 where it is exact; NaN where it is from histograms and not known),
+        low and high (ends of the 95 % interval over resampled test images; NaN where a run has none of that metric).
 
         Of the run, and so the same in all its lines: status ("ok" or "invalid"), extras (what else was measured,
         joined by commas: a run with "pro_variants" may stand beside the same without), state_bytes (of the strategy's
@@ -55,7 +60,8 @@ def values(records: Iterable[RunRecord]) -> pd.DataFrame:
     """The frame of :func:`load_results` of some records, in their order; each has a line for every metric."""
     import pandas as pd
 
-    rows = []
+    rows, records = [], list(records)
+    intervals = _intervals(records)
     for record in records:
         dataset, config, model = record.dataset, record.config, record.config.model
         run = (
@@ -66,8 +72,19 @@ def values(records: Iterable[RunRecord]) -> pd.DataFrame:
         bounds = record.extra.error_bounds or {}
         found = dict.fromkeys(METRICS) | (record.metrics or {})
         found |= {variant("pro", name): value for name, value in (record.extra.pro_variants or {}).items()}
-        rows += [(*run, metric, value, bounds.get(metric, 0.0), *of_run) for metric, value in found.items()]
+        for metric, value in found.items():
+            low, high = intervals.get((record.id, metric), (None, None))
+            rows.append((*run, metric, value, bounds.get(metric, 0.0), low, high, *of_run))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
+
+
+def _intervals(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[float, float]]:
+    """The 95 % interval of each metric that a run has resampled, by the run's id and the metric."""
+    drawn = {(r.id, metric): values for r in records for metric, values in (r.extra.resampled or {}).items()}
+    if not drawn:
+        return {}
+    low, high = interval(np.array(list(drawn.values())))
+    return dict(zip(drawn, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def variant(metric: str, name: str) -> str:

@@ -69,11 +69,11 @@ def category_order(dataset: DatasetUsed) -> tuple[bool, int, str]:
     return dataset.kind != "texture", known.index(name) if name in known else len(known), name
 
 
-def of_one_dataset(evidence: Evidence, dataset: str | None) -> Evidence:
+def of_one_dataset(evidence: Evidence, dataset: str | None, *, merge: bool = True) -> Evidence:
     """Only the runs over images of one dataset, and over the video scenes of one.
 
     ``dataset`` None is MVTec AD, or ShanghaiTech Campus, where there are runs of it, else the only one there is.
-    Raises PadimBenchError where there are several others, or records that may not stand in one table.
+    Raises PadimBenchError where there are several others, or (``merge``) records that may not stand in one table.
     """
     there = dict.fromkeys(r.dataset.name for r in evidence.records)
     if dataset is not None and dataset not in there:
@@ -86,5 +86,6 @@ def of_one_dataset(evidence: Evidence, dataset: str | None) -> Evidence:
         if chosen is None and len(names) > 1:
             raise PadimBenchError(f"records of several datasets ({', '.join(names)}): choose one with --dataset")
         kept += [r for r in mine if chosen is None or r.dataset.name == chosen]
-    check_mergeable(kept)
+    if merge:
+        check_mergeable(kept)
     return replace(evidence, records=tuple(kept))

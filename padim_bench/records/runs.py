@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from padim_bench.machine.reading import in_one_line
+from padim_bench.metrics.resampling import N_RESAMPLES
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
@@ -21,6 +22,8 @@ from padim_bench.records.values import AtLeastOne, Bound, Count, Digest, Metrics
 
 OK: Literal["ok"] = "ok"
 INVALID: Literal["invalid"] = "invalid"
+RESAMPLED_DIGITS = 6  # a ten-thousandth of a point; in full a record would be twice as large
+Resampled = Annotated[tuple[Number, ...], Field(min_length=N_RESAMPLES, max_length=N_RESAMPLES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +52,19 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
-    """Further measurements; ``error_bounds`` of the metrics that are from histograms."""
+    """Further measurements.
+
+    Attributes:
+        image_f1_threshold: of the image scores.
+        error_bounds: of the metrics that are from histograms.
+        pro_variants: PRO by deviating definitions.
+        resampled: metrics of resampled test images, the same resamples of a split in every run.
+    """
 
     image_f1_threshold: Number | None = None
     error_bounds: dict[str, Bound | None] | None = None
     pro_variants: dict[str, Number | None] | None = None
+    resampled: dict[str, Resampled] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from padim_bench.data.datasets import DATASETS
 from padim_bench.metrics.summary import METRICS
 from padim_bench.report.page import NONE, Grid, Page, Section, number
-from padim_bench.report.spec import Claim, Printed
+from padim_bench.report.spec import Claim, Printed, TableMetric
 from padim_bench.report.tables import GROUPS, Cell, Table
 
 
@@ -45,11 +45,14 @@ def _groups(table: Table) -> list[str]:
     return [group for group in GROUPS if group in found or group == "all"]
 
 
-def _value(cell: Cell | None) -> str:
-    """Ours, with the standard deviation over replicates."""
+def _value(table: Table, cell: Cell | None) -> str:
+    """Ours, with the standard deviation over replicates, and the interval over test images where it is asked for."""
     if cell is None or cell.ours is None:
         return NONE
-    return number(cell.ours) if cell.sd is None else f"{cell.ours:.2f} \N{PLUS-MINUS SIGN} {cell.sd:.2f}"
+    value = number(cell.ours) if cell.sd is None else f"{cell.ours:.2f} \N{PLUS-MINUS SIGN} {cell.sd:.2f}"
+    if not table.intervals or cell.interval is None:
+        return value
+    return f"{value} [{cell.interval[0]:.2f}, {cell.interval[1]:.2f}]"
 
 
 def _by_category(table: Table) -> list[Section]:
@@ -58,7 +61,7 @@ def _by_category(table: Table) -> list[Section]:
         columns = [m for m in table.spec.models if m.title in table.models]
         header = ["Category"]
         for model in columns:
-            compared = any(table.printed(model, metric.key, row) for row in (*table.categories, *GROUPS))
+            compared = any(table.printed(model, metric, row) for row in (*table.categories, *GROUPS))
             names = ("paper", "ours", "diff.") if compared else ("ours",)
             header += [f"{model.title}: {name}" for name in names]
         rows = []
@@ -68,16 +71,20 @@ def _by_category(table: Table) -> list[Section]:
                 continue
             line = [row if row in table.categories else _mean_title(row, cells)]
             for model, cell in zip(columns, cells, strict=True):
-                if any(table.printed(model, metric.key, r) for r in (*table.categories, *GROUPS)):
+                if any(table.printed(model, metric, r) for r in (*table.categories, *GROUPS)):
                     paper = cell.paper if cell else None
                     line.append(number(paper, 1 if row in table.categories else 2))
-                    line += [_value(cell), signed(cell)]
+                    line += [_value(table, cell), signed(cell)]
                 else:
-                    line.append(_value(cell))
+                    line.append(_value(table, cell))
             rows.append(line)
         if columns:
-            sections.append((metric.title, Grid(header, rows, frozenset({len(table.categories)}))))
+            sections.append((_section(metric), Grid(header, rows, frozenset({len(table.categories)}))))
     return sections
+
+
+def _section(metric: TableMetric) -> str:
+    return f"{metric.title}: {metric.heading}" if metric.heading else metric.title
 
 
 def _mean_title(group: str, cells: Sequence[Cell | None]) -> str:
@@ -92,7 +99,7 @@ def _by_model(table: Table) -> list[Section]:
     for metric in table.spec.metrics:
         models = [m for m in table.spec.models if m.title in table.models or m.title in table.missing]
         cells = {(m.title, g): table.cell(m.title, metric.key, g) for m in models for g in groups}
-        printed = {(m.title, g): table.printed(m, metric.key, g) for m in models for g in groups}
+        printed = {(m.title, g): table.printed(m, metric, g) for m in models for g in groups}
         header, line_makers = ["Model"], []
         for group in groups:
             column = [printed[m.title, group] for m in models]
@@ -119,11 +126,11 @@ def _by_model(table: Table) -> list[Section]:
                 line.append(
                     number(one.value if one else None, 1) if what == "printed"
                     else number(one.recomputed if one else None) if what == "recomputed"
-                    else _value(cell) if what == "ours"
+                    else _value(table, cell) if what == "ours"
                     else signed(cell)
                 )  # fmt: skip
-            rows.append(line + [_value(table.cell(model.title, metric.key, category)) for category in shown])
-        sections.append((metric.title, Grid(header + [f"{c}: ours" for c in shown], rows)))
+            rows.append(line + [_value(table, table.cell(model.title, metric.key, category)) for category in shown])
+        sections.append((_section(metric), Grid(header + [f"{c}: ours" for c in shown], rows)))
     return sections
 
 
@@ -151,7 +158,7 @@ def _as_printed(table: Table) -> list[Section]:
     if not table.comparable or not spec.paper:
         return []
     sections = []
-    for metric in spec.metrics:
+    for metric in [m for m in spec.metrics if not m.beside]:
         methods = list(dict.fromkeys(m for m, _, key in spec.paper if key == metric.key))
         if spec.layout == "models":
             methods = [m for m in methods if m in spec.competitors]
@@ -192,12 +199,10 @@ def caption(table: Table) -> list[str]:
     lines = [f"{told}. Dataset {table.dataset}, {len(table.categories)} of {full} {members}."] if full else []
     if any(c.paper is not None for c in table.cells):
         tolerances = ", ".join(f"{m.title} {m.tolerance:g}" for m in spec.metrics)
-        judged = judged_cells(table)
-        within = sum(c.verdict == "within" for c in judged)
         by_category = any(c.printed for c in table.cells if c.row in table.categories)
         lines.append(
             f"Paper: arXiv:2011.08785{'; means are recomputed over the same categories' if by_category else ''}. "
-            f"Tolerance in points: {tolerances}; {within} of {len(judged)} cells within, * those outside."
+            f"Tolerance in points: {tolerances}. Cells within: {counts_within(table) or 'none'}; * those outside."
         )
     elif table.comparable and full:
         lines.append(
@@ -206,11 +211,22 @@ def caption(table: Table) -> list[str]:
         )
     for (method, row, metric), printed in spec.paper.items() if table.comparable else ():
         if printed.note:
-            title = next(m.title for m in spec.metrics if m.key == metric)
+            title = next(m.title for m in spec.metrics if m.printed == metric)
             lines.append(
                 f"{method}, {GROUPS.get(row, row).lower()}, {title}: printed {printed.value:g}, recomputed "
                 f"{number(printed.recomputed)}: {printed.note}."
             )
+    lines += [
+        f"{m.title} is held to the paper's {METRICS[m.beside].title}: {m.heading}. The PRO report has the evidence; "
+        "the paper cites MVTec's definition, which PRO is by."
+        for m in spec.metrics
+        if m.beside and table.comparable and full
+    ]
+    if table.intervals and any(c.interval for c in table.cells):
+        lines.append(
+            "Brackets: 95 % interval over test images, of the value as it stands: 200 resamples, stratified by label, "
+            "the same for every run of a split. It is no spread over replicates, which \N{PLUS-MINUS SIGN} is."
+        )
     lines += [_judged(table, claim) for claim in spec.claims]
     lines += [f"{note[0].upper()}{note[1:]}." for note in spec.notes]
     lines += [f"{title}: {text}." for title, text in table.models.items()]
@@ -225,24 +241,32 @@ def judged_cells(table: Table) -> list[Cell]:
     return [c for c in judged if c.row in table.categories] or judged
 
 
+def counts_within(table: Table) -> str:
+    """Of each metric, how many cells are within the tolerance of the paper's; "" where none can be compared."""
+    judged = judged_cells(table)
+    by_metric = [(m.title, [c.verdict for c in judged if c.metric == m.key]) for m in table.spec.metrics]
+    return ", ".join(f"{title} {found.count('within')} of {len(found)}" for title, found in by_metric if found)
+
+
 def summary(table: Table, reasons: Mapping[str, str]) -> str:
     """A line for a screen: what no reader may miss, how many cells are within the tolerance, and what is missing.
 
     ``reasons`` are better known for some missing models than the table's own.
     """
-    judged = judged_cells(table)
-    within = sum(c.verdict == "within" for c in judged)
     parts = [f"[{warning.upper()}]" for warning in table.warnings]
     by_category = any(c.printed for c in table.cells if c.row in table.categories)
-    if judged:
-        parts.append(f"{within} of {len(judged)} cells within tolerance of the paper's")
+    if counts := counts_within(table):
+        parts.append(f"cells within tolerance of the paper's: {counts}")
     elif by_category or not any(c.printed for c in table.cells):
         parts.append("no cell to compare with the paper's")
     else:
         parts.append("no difference drawn: the paper prints means over all categories alone")
     lines = [" ".join(parts)]
     rows = table.categories if by_category else ()
-    if empty := sum(c.printed is not None and not c.verdict and c.row in rows for c in table.cells):
+    plain = {m.key for m in table.spec.metrics if not m.beside}
+    if empty := sum(
+        c.printed is not None and not c.verdict and c.row in rows for c in table.cells if c.metric in plain
+    ):
         lines.append(f"{empty} of the paper's without one of ours of the same")
     by_reason: dict[str, list[str]] = {}
     for title, why in table.missing.items():
@@ -272,7 +296,8 @@ def to_csv(table: Table) -> str:
     writer.writerow(
         [
             *("table", "title", "dataset", "model", "metric", "row", "paper", "paper_printed", "paper_recomputed"),
-            *("ours", "sd", "sem", "replicates", "difference", "categories", "of", "verdict", "provenance", "records"),
+            *("ours", "sd", "sem", "replicates", "low", "high", "difference", "categories", "of", "verdict"),
+            *("provenance", "records"),
         ]
     )
 
@@ -286,7 +311,14 @@ def to_csv(table: Table) -> str:
         writer.writerow(
             [
                 *(*start, c.model, c.metric, c.row, *shown(c.paper, *printed, c.ours), *shown(c.sd, c.sem, digits=4)),
-                *(len(c.values), *shown(c.difference), c.present, c.full, c.verdict, provenance),
+                *(
+                    len(c.values),
+                    *shown(*(c.interval or (None, None)), c.difference),
+                    c.present,
+                    c.full,
+                    c.verdict,
+                    provenance,
+                ),
                 " ".join(i[:12] for i in c.records),
             ]
         )
@@ -294,6 +326,6 @@ def to_csv(table: Table) -> str:
         stood_for = {m.paper_method for m in table.spec.models if m.title in table.models}
         for (method, row, metric), p in table.spec.paper.items():
             if method not in stood_for:
-                values = [*shown(p.value), *shown(p.value), *shown(p.recomputed), *[""] * 8]
+                values = [*shown(p.value), *shown(p.value), *shown(p.recomputed), *[""] * 10]
                 writer.writerow([*start, method, metric, row, *values, "as printed in the paper; not run here", ""])
     return out.getvalue()

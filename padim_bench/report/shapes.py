@@ -31,6 +31,8 @@ class Metric(TypedDict):
 class JudgedMetric(TypedDict):
     key: str
     tolerance: Annotated[float, Field(ge=0)]
+    beside: NotRequired[str]
+    heading: NotRequired[str]
 
 
 @_STRICT
@@ -244,6 +246,7 @@ def check_spec(raw: Mapping[str, Any]) -> None:
         raise ValueError(in_one_line(error)) from None
     for one in raw.get("metrics", ()):
         _check_known("metric", one["key"], METRICS)
+        _check_known("metric", one.get("beside", one["key"]), METRICS)
     for one in raw.get("models", ()):
         _check_known("reduction", one.get("reduction", "random"), REDUCTIONS)
     if "dataset" in raw:

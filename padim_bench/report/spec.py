@@ -22,14 +22,25 @@ STRATEGIES_TABLE = "strategies"  # made only when named
 
 @dataclass(frozen=True)
 class TableMetric:
-    """A metric of a table, a name in ``METRICS``; ``tolerance`` in points, as shown, decides the verdict."""
+    """A metric of a table, a name in ``METRICS``; ``tolerance`` in points, as shown, decides the verdict.
+
+    ``beside`` is the paper's metric that it is held to where that is another, and ``heading`` what the table then
+    says of it.
+    """
 
     key: str
     tolerance: float
+    beside: str = ""
+    heading: str = ""
 
     @property
     def title(self) -> str:
         return METRICS[self.key].title
+
+    @property
+    def printed(self) -> str:
+        """The paper's metric that it is held to."""
+        return self.beside or self.key
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from padim_bench.metrics.summary import headline
 from padim_bench.records.runs import OK, RunRecord
+from padim_bench.report.differences import Difference, paired
 from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.tables import shared_facts, title_warnings
 from padim_bench.report.values import shown_values
@@ -70,5 +71,37 @@ def strategies_page(spec: dict[str, Any], records: Sequence[RunRecord]) -> Page:
             numbers = [NONE if math.isnan(row[key]) else format(row[key], style) for key, style in styles.items()]
             rows.append([row["strategy"], row["dtype"], *numbers])
     starts = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
-    grid, heading = Grid(header, rows, starts), f"{spec['title']}{shout}"
-    return Page(spec["name"], heading, [("", grid)], captions, frame.to_csv(index=False, lineterminator="\n"))
+    sections, heading = [("", Grid(header, rows, starts))], f"{spec['title']}{shout}"
+    if pairs := differences(values):
+        columns = ["Strategy", "Storage", *(metric.title for metric in headline().values())]
+        lines = [[*which, *(_differs(found.get(name)) for name in headline())] for which, found in pairs.items()]
+        title = f"Differs from {REFERENCE[0]} in {REFERENCE[1]} by, in points: means over categories [95 % interval]"
+        sections = [("State and metrics", sections[0][1]), (title, Grid(columns, lines))]
+        captions.append(
+            "Intervals are of paired differences over test images: both strategies on the same 200 resamples of each "
+            "category."
+        )
+    return Page(spec["name"], heading, sections, captions, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def differences(values: pd.DataFrame) -> dict[tuple[str, str], dict[str, Difference]]:
+    """By strategy and storage and then by metric, how the mean over categories differs from ``REFERENCE``'s.
+
+    Of strategies that are valid in every category, and of metrics that all runs of both have resampled.
+    """
+    found: dict[tuple[str, str], dict[str, Difference]] = {}
+    for metric in headline():
+        lines = values[values.metric == metric]
+        if not any(one is not None for one in lines.resampled):
+            continue
+        groups = dict(list(lines.groupby(["strategy", "storage"], sort=False)))
+        reference = groups[REFERENCE]
+        categories = [c for c, value in zip(reference.category, reference.value, strict=True) if not math.isnan(value)]
+        for (strategy, storage), mine in groups.items():
+            if (strategy, storage) != REFERENCE and (pairs := paired(mine, reference, categories)) is not None:
+                found.setdefault((str(strategy), str(storage)), {})[metric] = pairs["mean"]
+    return found
+
+
+def _differs(one: Difference | None) -> str:
+    return NONE if one is None else one.shown()

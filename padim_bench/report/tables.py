@@ -15,7 +15,7 @@ from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.facts import Environment, Recorded
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.spec import Printed, TableMetric, TableModel, TableSpec
-from padim_bench.report.values import shown_values
+from padim_bench.report.values import mean_interval, shown_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,7 @@ class Cell:
         present, full: the k and n of a mean; 1 and 1 for a category.
         verdict: "within" or "outside" the tolerance, or "".
         records: ids of the runs behind it.
+        interval: ends of the 95 % interval over test images of ``ours``; None where a run has no resampled values.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Cell:
     full: int
     verdict: str
     records: tuple[str, ...]
+    interval: tuple[float, float] | None = None
 
     @property
     def ours(self) -> float | None:
@@ -82,6 +84,7 @@ class Table:
         missing: models that did not run, and why.
         warnings: what stands in the title: demo data, untrained weights.
         facts: lines of provenance.
+        intervals: whether its page shows them.
     """
 
     spec: TableSpec
@@ -92,6 +95,7 @@ class Table:
     missing: dict[str, str]
     warnings: tuple[str, ...]
     facts: tuple[str, ...]
+    intervals: bool = False
 
     @property
     def heading(self) -> str:
@@ -107,16 +111,23 @@ class Table:
         wanted = (model, metric, row)
         return next((c for c in self.cells if (c.model, c.metric, c.row) == wanted), None)
 
-    def printed(self, model: TableModel, metric: str, row: str) -> Printed | None:
-        return self.spec.paper.get((model.paper_method, row, metric)) if self.comparable else None
+    def printed(self, model: TableModel, metric: TableMetric, row: str) -> Printed | None:
+        return self.spec.paper.get((model.paper_method, row, metric.printed)) if self.comparable else None
 
 
-def build_table(spec: TableSpec, runs: Mapping[str, Sequence[RunRecord]], missing: Mapping[str, str]) -> Table:
+def build_table(
+    spec: TableSpec,
+    runs: Mapping[str, Sequence[RunRecord]],
+    missing: Mapping[str, str],
+    *,
+    intervals: bool = False,
+) -> Table:
     """Cells of ``spec`` from the records of each model title; categories with an invalid one are left out.
 
     Args:
         runs: per model title, the records of all its categories, dataset versions and seeds.
         missing: per model title that did not run, why.
+        intervals: whether the page shows intervals over test images; its CSV has them always.
 
     Raises:
         PadimBenchError: records of more than one dataset.
@@ -144,13 +155,14 @@ def build_table(spec: TableSpec, runs: Mapping[str, Sequence[RunRecord]], missin
         dict(missing),
         title_warnings(records),
         shared_facts(records, values) if records else (),
+        intervals,
     )
 
 
 def _model_cells(spec: TableSpec, model: TableModel, metric: TableMetric, values: pd.DataFrame) -> list[Cell]:
     """Every category's and group's, from the values of the whole table."""
     printed = {
-        row: p for (method, row, key), p in spec.paper.items() if (method, key) == (model.paper_method, metric.key)
+        row: p for (method, row, key), p in spec.paper.items() if (method, key) == (model.paper_method, metric.printed)
     }
     dataset, kinds = values.dataset.iloc[0], dict(zip(values.category, values.kind, strict=True))
     if dataset != spec.dataset:
@@ -162,6 +174,7 @@ def _model_cells(spec: TableSpec, model: TableModel, metric: TableMetric, values
         wide = wide.groupby(level="protocol").agg(fmean)
     ours = wide.to_dict("list")
     ids = mine.groupby("category").record.agg(list).to_dict()
+    drawn = mine.groupby("category").resampled.agg(list).to_dict()
     known = DATASETS.get(dataset)  # one that is not known is complete as it is
 
     def cell(row: str, members: Sequence[str], paper: float | None, full: int) -> Cell:
@@ -169,7 +182,8 @@ def _model_cells(spec: TableSpec, model: TableModel, metric: TableMetric, values
         records = tuple(record for c in members for record in ids[c])
         one = printed.get(row)
         verdict = _verdict(replicates, paper, one, metric.tolerance)
-        return Cell(model.title, metric.key, row, replicates, paper, one, len(members), full, verdict, records)
+        within = mean_interval(drawn[c] for c in members)
+        return Cell(model.title, metric.key, row, replicates, paper, one, len(members), full, verdict, records, within)
 
     cells = []
     for category in kinds:
@@ -207,7 +221,7 @@ def _describe(records: Sequence[RunRecord], *, weights: bool) -> str:
     if model.fusion == "sum":
         how += " in all, one model per layer, their maps added"
     seeds = sorted({r.config.model.seed for r in records})
-    seed = f", seed{'s' if len(seeds) > 1 else ''} {_ranges(seeds)}" if reduction.drawn else ""
+    seed = f", seed{'s' if len(seeds) > 1 else ''} {ranges(seeds)}" if reduction.drawn else ""
     invalid = list(dict.fromkeys(r.dataset.category for r in records if not r.valid))
     used = " and ".join(dict.fromkeys(r.strategy_used or model.strategy for r in records))
     return f"{whose}{'+'.join(first.config.layers)}; {how}{seed}; strategy {used}, {model.storage}" + (
@@ -215,7 +229,8 @@ def _describe(records: Sequence[RunRecord], *, weights: bool) -> str:
     )
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
+    """ "0 to 9" of numbers without a gap, else all of them."""
     if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))

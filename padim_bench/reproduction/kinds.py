@@ -41,11 +41,13 @@ class Choice:
         protocol: of the pages that are not about protocols of their own.
         seeds: so many, 0 and up, in every page; 0 for those that hold most of the evidence.
         backbone_dtype: of the runs.
+        intervals: whether tables of cells show intervals over test images.
     """
 
     protocol: Protocol
     seeds: int = 0
     backbone_dtype: str = "float32"
+    intervals: bool = False
 
     def wants(self, model: PaDiMConfig, *, extras: tuple[str, ...] = (), **changes: Any) -> Wanted:
         """A run of ``model`` with some changes, under this protocol unless there is another among them."""
@@ -121,7 +123,7 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     for model in spec.models if choice.seeds else ():
         if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.model.seed):
             missing[model.title] = f"no record of {choice.seeds} seeds of it here"
-    return table_page(build_table(spec, found, missing))
+    return table_page(build_table(spec, found, missing, intervals=choice.intervals))
 
 
 def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = None) -> list[list[RunRecord]]:

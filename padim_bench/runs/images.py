@@ -31,7 +31,7 @@ from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.runs.budget import members, plan_unit, statements
 from padim_bench.runs.features import Features
-from padim_bench.runs.result import Result, fit_moments, make_record
+from padim_bench.runs.result import Result, fit_moments, make_record, rounded
 from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Keep, with_full_path
 
@@ -156,8 +156,13 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
         with stopwatch(timings, "extras", settings.execution.device):
             arrays = np.stack(maps.maps), np.stack(maps.masks)
             variants = {key: variant.function(*arrays) for key, variant in PRO_VARIANTS.items()}
+    with stopwatch(timings, "resampled", settings.execution.device):
+        drawn = maps.resampled(bank.labels, scores.numpy(), bank.facts.split_digest)
     extra = Extra(
-        **f1_thresholds(bank.labels, scores.numpy()), error_bounds=dict(bounds) or None, pro_variants=variants
+        **f1_thresholds(bank.labels, scores.numpy()),
+        error_bounds=dict(bounds) or None,
+        pro_variants=variants,
+        resampled=rounded(drawn) or None,
     )
     return Result(timings, memory.read(), embeddings, fitted, dict(metrics), extra, scores)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from padim_bench.machine.environment import environment
@@ -16,7 +18,17 @@ from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.facts import Environment, WeightsUsed
-from padim_bench.records.runs import INVALID, OK, Embedding, Extra, RunDataset, RunMemory, RunRecord, Score
+from padim_bench.records.runs import (
+    INVALID,
+    OK,
+    RESAMPLED_DIGITS,
+    Embedding,
+    Extra,
+    RunDataset,
+    RunMemory,
+    RunRecord,
+    Score,
+)
 
 
 @dataclass
@@ -53,6 +65,12 @@ def fit_moments(
         consume=consume,
         on_positions=on_positions,
     )
+
+
+def rounded(drawn: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, ...]]:
+    """Resampled metrics as records keep them; those that are undefined in a resample are left out."""
+    found = {name: values for name, values in drawn.items() if np.isfinite(values).all()}
+    return {name: tuple(values.round(RESAMPLED_DIGITS).tolist()) for name, values in found.items()}
 
 
 def make_record(

@@ -211,13 +211,15 @@ def test_without_json_a_summary_is_printed_that_counts_the_cells_of_the_files(
     *lines, index = reply.out.splitlines()
     assert index == f"{results.as_posix()}/README.md links it all"
     assert [line.partition(":")[0] for line in lines] == ["table3", "table5"]
-    compared = [row for (_, name), row in _rows(results, "table3").items() if name in records]
-    within, outside = (sum(row["verdict"] == verdict for row in compared) for verdict in ("within", "outside"))
-    lacking = sum(row["paper"] != "" and row["ours"] == "" for row in compared)
-    assert (within + outside, lacking) == (4, 2)
-    counted = f"{within} of 4 cells within tolerance of the paper's; 2 of the paper's without one of ours of the same;"
-    assert counted in lines[0]
-    assert f"{within} of 4 cells within," in (results / "tables" / "table3.md").read_text()
+    compared = {key: row for key, row in _rows(results, "table3").items() if key[1] in records}
+    counts = []
+    for metric, title in (("pixel_auroc", "Pixel AUROC"), ("pro", "PRO"), ("pro_per_image", "PRO per image")):
+        verdicts = [row["verdict"] for (key, _), row in compared.items() if key == metric and row["verdict"]]
+        counts.append(f"{title} {verdicts.count('within')} of {len(verdicts)}")
+    lacking = sum(row["paper"] != "" and row["ours"] == "" for (m, _), row in compared.items() if m != "pro_per_image")
+    assert ([one[-1] for one in counts], lacking) == (["2", "2", "2"], 2)
+    assert f"cells within tolerance of the paper's: {', '.join(counts)}; 2 of the paper's without one" in lines[0]
+    assert f"Cells within: {', '.join(counts)};" in (results / "tables" / "table3.md").read_text()
     assert "no cell to compare with the paper's; WR50" in lines[1]  # Table V prints nothing of this model
     for line, table in zip(lines, ("table3", "table5"), strict=True):
         assert "[UNTRAINED RANDOM WEIGHTS]" in line

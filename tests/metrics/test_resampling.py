@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from padim_bench.evaluation import Maps
 from padim_bench.metrics.pro import StreamingPRO, average_pro
+from padim_bench.metrics.pro_variants import pro_by
 from padim_bench.metrics.resampling import draws, interval, resampled_image_auroc, resampled_metrics
+from padim_bench.protocols import get_protocol
 
 SPLIT = "c0ffee" + "0" * 58
 
@@ -89,3 +93,21 @@ def test_paired_differences_are_narrower_than_either() -> None:
     (low, high), (one_low, one_high) = interval(first - second), interval(first)
     assert high - low < (one_high - one_low) / 3
     assert low <= 0 <= high
+
+
+def test_maps_give_the_resamples_of_what_they_hold_and_of_histograms_those_of_scores() -> None:
+    labels, maps, masks = drawn(9, 224, 3)
+    scores = maps.max(axis=(1, 2))
+    expected = resampled_metrics(labels, scores, SPLIT, list(masks), list(maps))
+    for exact in (True, False):
+        held = Maps(get_protocol("paper"), exact=exact)
+        held.add(torch.from_numpy(maps), list(masks))
+        metrics, _ = held.metrics(labels, scores)
+        found = held.resampled(labels, scores, SPLIT)
+        assert set(found) == (set(expected) if exact else {"image_auroc"})
+        for name, values in found.items():
+            assert values.tolist() == expected[name].tolist()
+        own = [average_pro([m], [k]) for m, k in zip(maps, masks, strict=True) if k.any()]
+        assert metrics["pro_per_image"] == pytest.approx(np.mean(own), abs=1e-12)
+        same = pro_by(maps, masks, curve="per image", normal_images=False, weigh="images")
+        assert metrics["pro_per_image"] == pytest.approx(same, abs=1e-12)

@@ -89,6 +89,15 @@ def test_values_from_histograms_are_known_by_their_bounds() -> None:
     assert frame.error_bound["image_auroc"] == 0
 
 
+def test_a_run_with_resampled_metrics_has_their_intervals() -> None:
+    drawn = [i / 199 for i in range(200)]
+    record = run_record(run_config(), extra=Extra(resampled={"pro": tuple(drawn)}))
+    frame = values([record, run_record(run_config(seed=1))]).set_index(["seed", "metric"])
+    assert (frame.low[0, "pro"], frame.high[0, "pro"]) == pytest.approx((0.025, 0.975))
+    assert frame.low[0, "pixel_auroc"] != frame.low[0, "pixel_auroc"]  # NaN
+    assert frame.low.notna().sum() == frame.high.notna().sum() == 1
+
+
 @pytest.mark.parametrize("change", [{"layers": ("layer1", "layer3")}, {"backbone_dtype": "bfloat16"}])
 def test_models_that_bear_one_name_are_told_apart(change: dict[str, str | tuple[str, ...]]) -> None:
     frame = values([run_record(run_config()), run_record(run_config(**change))])

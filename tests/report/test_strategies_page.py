@@ -13,7 +13,7 @@ from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Page
 from padim_bench.report.spec import load_toml
 from padim_bench.report.strategies import strategies_page
-from tests.drawn_records import METRICS, run_config, run_record
+from tests.drawn_records import METRICS, run_config, run_record, with_resampled
 
 
 def record(category: str, strategy: str, storage: str, value: float, megabytes: int, residual: float) -> RunRecord:
@@ -60,3 +60,12 @@ def test_a_strategy_that_was_wrong_in_one_category_has_no_numbers(page: Page) ->
     ((_, grid),) = page.sections
     (row,) = [row for row in grid.rows if row[0] == "explicit-lu"]
     assert row[2:] == ["INVALID", *[NONE] * (len(row) - 3)]
+
+
+def test_differences_from_the_reference_have_paired_intervals() -> None:
+    reference = [with_resampled(record(c, "cholesky", "float64", 0.8, 20, 1e-15)) for c in ("bottle", "grid")]
+    rounded = [with_resampled(record(c, "cholesky", "float16", 0.81, 5, 3e-4)) for c in ("bottle", "grid")]
+    page = strategies_page(load_toml("strategies"), [*reference, *rounded])
+    _, (title, grid) = page.sections
+    assert title.startswith("Differs from cholesky in float64")
+    assert grid.rows == [["cholesky", "float16", *["1.000 [1.000, 1.000]"] * 3]]  # the images' part cancels
