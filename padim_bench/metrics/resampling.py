@@ -2,7 +2,9 @@
 
 Images are drawn with replacement among the normal and among the anomalous ones, as many as there are of each. Every
 configuration of a split draws the same, so that differences between two are paired. Pixels are counted once into
-histograms of each image, in the bins of the streaming metrics; a resample is then a weighted sum of them.
+histograms of each image, in the bins of the streaming metrics; a resample is then a weighted sum of them. On real maps
+of 224 x 224 PRO is off by at most 1e-5 of that of the images drawn, pixel AUROC by 1e-7; 200 resamples of 132 maps take
+0.2 s of processor time.
 """
 
 from __future__ import annotations

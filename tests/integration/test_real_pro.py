@@ -16,6 +16,7 @@ from padim_bench import PaDiM, load_images, mvtec
 from padim_bench.data.loading import CategoryReader
 from padim_bench.metrics.pro import average_pro
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
+from padim_bench.metrics.resampling import draws, resampled_metrics
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.protocols import get_protocol
 
@@ -77,6 +78,16 @@ def test_definitions_are_the_plain_curves_of_the_same_maps(
     defective = [(m, k) for m, k in zip(maps, masks, strict=True) if k.any()]
     pooled = plain_curve([m for m, _ in defective], [k for _, k in defective])
     assert PRO_VARIANTS["no normal images"].function(maps, masks) == pytest.approx(pooled, abs=1e-9)
+
+
+def test_resampled_metrics_are_those_of_the_images_drawn(real_data: Path, real_weights: Path) -> None:
+    labels, scores, maps, masks = scored(real_data, real_weights, "bottle", "paper")
+    found = resampled_metrics(labels, scores, "ab" * 32, list(masks), list(maps))
+    for r, counts in enumerate(draws(labels, "ab" * 32)[:2]):
+        drawn = np.repeat(np.arange(len(labels)), counts)
+        assert found["pro"][r] == pytest.approx(average_pro(maps[drawn], masks[drawn]), abs=2e-5)
+        auroc = compute_metrics(labels[drawn], scores[drawn], masks[drawn], maps[drawn])["pixel_auroc"]
+        assert found["pixel_auroc"][r] == pytest.approx(auroc, abs=1e-6)
 
 
 @pytest.mark.parametrize(

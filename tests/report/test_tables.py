@@ -29,7 +29,7 @@ from tests.drawn_records import WEIGHTS, run_config, run_record
 
 NAMES = [f"table{n}" for n in range(1, 7)]
 KINDS = dict.fromkeys(MVTEC_TEXTURES, "texture") | dict.fromkeys(MVTEC_OBJECTS, "object")
-METRICS = ("image_auroc", "pixel_auroc", "pro")
+METRICS = ("image_auroc", "pixel_auroc", "pro", "pro_per_image")
 _ids = count()
 
 
@@ -126,6 +126,36 @@ def test_one_replicate_has_no_spread() -> None:
     assert (cell.ours, cell.sd, cell.sem) == (pytest.approx(90), None, None)
     assert line_of(table, "Rd 100", "pro", "carpet")["sd"] == ""
     assert "±" not in table_page(table).texts[".md"].partition("\n- ")[0]
+
+
+def test_intervals_over_test_images_are_shown_where_asked_for_and_in_the_csv_always() -> None:
+    """Two seeds of one category, whose values in a resample are 0.7 and 0.9 plus what the images add to both."""
+    added = [i / 1990 for i in range(200)]
+    runs = [
+        record("carpet", both(100 * v), seed=seed, extra=Extra(resampled={"pro": tuple(v + a for a in added)}))
+        for seed, v in enumerate((0.7, 0.9))
+    ]
+    spec = load_spec("table2")
+    line = line_of(build_table(spec, {"Rd 100": runs}, {}), "Rd 100", "pro", "all")
+    assert (line["ours"], line["low"], line["high"]) == ("80.00", "80.25", "89.75")
+    assert line_of(build_table(spec, {"Rd 100": runs}, {}), "Rd 100", "pixel_auroc", "all")["low"] == ""
+    shown, hidden = (
+        table_page(build_table(spec, {"Rd 100": runs}, {}, intervals=i)).texts[".md"] for i in (True, False)
+    )
+    assert "80.00 \N{PLUS-MINUS SIGN} 14.14 [80.25, 89.75]" in shown
+    assert "Brackets: 95 % interval over test images" in shown
+    assert "[80.25" not in hidden
+    assert "Brackets" not in hidden
+
+
+def test_a_metric_beside_anothers_column_has_verdicts_of_its_own() -> None:
+    values = {"pixel_auroc": 96.0, "pro": 70.0, "pro_per_image": 96.5}  # printed of carpet: PRO 96.0
+    table = build_table(load_spec("table3"), {"R18-Rd100": [record("carpet", values)]}, {})
+    verdicts = {m: line_of(table, "R18-Rd100", m, "carpet")["verdict"] for m in ("pro", "pro_per_image")}
+    assert verdicts == {"pro": "outside", "pro_per_image": "within"}
+    text = table_page(table).texts[".md"]
+    assert "## PRO per image: as the paper's column appears to be" in text
+    assert "PRO 0 of 1, PRO per image 1 of 1" in text
 
 
 def test_means_over_some_categories_stand_beside_the_papers_over_the_same() -> None:
@@ -559,4 +589,6 @@ def test_names_of_categories_break_no_format(name: str) -> None:
     assert line_of(table, "R18-Rd100", "pro", name)["ours"] == "91.00"
     assert "|" not in latex
     body = latex.partition("\\midrule")[2]
-    assert len([line for line in body.splitlines() if "91.00" in line and line.endswith(r" \\")]) == 2 * 2
+    assert len([line for line in body.splitlines() if "91.00" in line and line.endswith(r" \\")]) == 2 * len(
+        spec.metrics
+    )
