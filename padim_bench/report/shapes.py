@@ -200,6 +200,13 @@ class Strategies(TypedDict):
 
 
 @_STRICT
+class Effort(TypedDict):
+    name: str
+    title: str
+    layout: Literal["effort"]
+
+
+@_STRICT
 class Timing(TypedDict):
     name: str
     number: str
@@ -230,6 +237,7 @@ LAYOUTS: Mapping[str, Any] = {
     "gaps": Gaps,
     "pro": Pro,
     "strategies": Strategies,
+    "effort": Effort,
     "timing": Timing,
     "memory": Memory,
 }

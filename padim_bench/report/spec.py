@@ -18,6 +18,7 @@ from padim_bench.report.shapes import check_spec
 
 REPORTS = ("seeds", "gaps", "pro")
 STRATEGIES_TABLE = "strategies"  # made only when named
+EFFORT = "effort"  # made of whatever runs are on record
 
 
 @dataclass(frozen=True)

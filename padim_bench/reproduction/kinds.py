@@ -22,7 +22,7 @@ from padim_bench.records.costs import CostRecord, GrowthRecord, Measurement
 from padim_bench.records.merged import Evidence, category_order
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import Page
-from padim_bench.report.spec import TableModel, TableSpec, described, load_spec, load_toml
+from padim_bench.report.spec import EFFORT, TableModel, TableSpec, described, load_spec, load_toml
 from padim_bench.reproduction.ablation import alone, gap_protocols, walk
 from padim_bench.reproduction.wanted import Runs, with_layers
 
@@ -290,6 +290,15 @@ def _strategies_page(name: str, evidence: Evidence, choice: Choice) -> Page | No
     return strategies_page(spec, records)
 
 
+# What the whole takes.
+
+
+def _effort_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.effort import effort_page
+
+    return effort_page(load_toml(name), evidence.records)
+
+
 # Tables of measurements: VII and VIII, and the profiles.
 
 # Table VII's images are MVTec AD's; Table VIII has the sizes of both datasets'.
@@ -389,4 +398,5 @@ KINDS: dict[str, Kind] = {
     "timing": Kind(_nothing, _timing_page),
     "memory": Kind(_nothing, _memory_page),
     PROFILES: Kind(_nothing, _profiles_page),
+    EFFORT: Kind(_nothing, _effort_page),
 }

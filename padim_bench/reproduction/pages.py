@@ -13,13 +13,13 @@ from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
 from padim_bench.report.index import DETAILS, SPEED, index_page
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
-from padim_bench.report.spec import REPORTS, STRATEGIES_TABLE, table_names
+from padim_bench.report.spec import EFFORT, REPORTS, STRATEGIES_TABLE, table_names
 from padim_bench.reproduction.kinds import PROFILES, Choice, kind_of
 
 
 def page_names() -> list[str]:
     """All pages that there are, in the index's order."""
-    return [*table_names(), *REPORTS, STRATEGIES_TABLE, PROFILES]
+    return [*table_names(), *REPORTS, STRATEGIES_TABLE, PROFILES, EFFORT]
 
 
 def make_pages(names: Iterable[str], evidence: Evidence, choice: Choice) -> list[Page]:
@@ -111,7 +111,9 @@ def tables(
     evidence = of_one_dataset(evidence, dataset)
     pages = make_pages(names or page_names(), evidence, choice)
     if absent := [name for name in names if name not in {page.name for page in pages}]:
-        raise PadimBenchError(f"{', '.join(absent)}: nothing on record makes it: padim-bench reproduce {absent[0]}")
+        made = {PROFILES: "profile", EFFORT: "reproduce over several categories"}
+        command = made.get(absent[0], f"reproduce {absent[0]}")
+        raise PadimBenchError(f"{', '.join(absent)}: nothing on record makes it: padim-bench {command}")
     written = Written(tuple(pages))
     for page in pages:
         written.files[page.name] = write_page(page, out)

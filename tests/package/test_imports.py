@@ -87,8 +87,11 @@ def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_a
     assert outside("data", "errors", "machine.progress", "protocols") == []
 
 
-# What things are called, and how resampled values in records are read.
-REGISTRIES = ("data.datasets", "metrics.resampling", "metrics.summary", "padim.paper", "padim.reduction")
+# What things are called, how many images a split has, and how resampled values in records are read.
+REGISTRIES = (
+    *("data.datasets", "data.samples.Counts", "metrics.resampling", "metrics.summary"),
+    *("padim.paper", "padim.reduction"),
+)
 
 
 def test_reports_need_nothing_but_errors_records_what_can_be_printed_and_what_things_are_called() -> None:
