@@ -89,7 +89,7 @@ def test_what_reads_data_needs_nothing_else_of_the_package_but_errors_progress_a
 
 # What things are called, how many images a split has, and how resampled values in records are read.
 REGISTRIES = (
-    *("data.datasets", "data.samples.Counts", "metrics.resampling", "metrics.summary"),
+    *("data.datasets", "data.samples", "metrics.resampling", "metrics.summary"),
     *("padim.paper", "padim.reduction"),
 )
 
