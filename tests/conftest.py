@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from padim_bench.machine import apart
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _FAULTY_LU = Path(__file__).resolve().parent / "faulty_lu"
 _SETTINGS: dict[str, str | None] = dict.fromkeys(("PADIM_BENCH_DATA", "PADIM_BENCH_WEIGHTS"))

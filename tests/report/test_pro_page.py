@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.records.runs import Extra, RunRecord
-from padim_bench.report.page import Grid, Page
+from padim_bench.report.page import NONE, Grid, Page
 from padim_bench.report.pro import MVTEC, distances, pro_page
 from padim_bench.report.spec import load_toml
 from tests.drawn_records import METRICS, run_config, run_record
@@ -200,3 +200,26 @@ def test_distances_are_those_of_a_plain_loop(
     for place, numbers in expected.items():
         one = found.loc[[place]].iloc[0]
         assert [one[name] for name in ("n", "of_means", "mean", "low", "high")] == pytest.approx(numbers, abs=1e-9)
+
+
+def test_over_test_images_both_definitions_stand_beside_the_printed_value() -> None:
+    """Two seeds; what a resample adds to both is between 0 and 1."""
+    added = [0.003 + i / 199 for i in range(200)]
+    records = []
+    for one in TWO:
+        exact, beside = one.value("pro"), (one.extra.pro_variants or {})["per anomalous image"]
+        assert exact is not None
+        assert beside is not None
+        drawn = {
+            name: tuple(value + a / 100 for a in added) for name, value in (("pro", exact), ("pro_per_image", beside))
+        }
+        metrics = (one.metrics or {}) | {"pro_per_image": beside}
+        records.append(replace(one, metrics=metrics, extra=replace(one.extra, resampled=drawn)))
+    page = page_of(*records)
+    paper, exact_row, beside_row = grid(page, "over test images").rows
+    assert paper == ["paper", "80.2", "93.9", NONE]
+    assert exact_row[:3] == ["MVTec's definition", "91.20 [91.23, 92.18]", "94.40 [94.43, 95.38]"]
+    assert beside_row[:3] == ["per anomalous image", "80.70 [80.73, 81.68]", "93.90 [93.93, 94.88]"]
+    assert beside_row[3].startswith("0.35 [0.3")  # of 0.5 and 0; resampled they add 0 to 1 to each
+    assert any("in 200 of 200 resamples" in line for line in page.captions)
+    assert not any("over test images" in title for title, _ in page_of(*TWO).sections)
