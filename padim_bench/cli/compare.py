@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from padim_bench.cli.options import add_json
 from padim_bench.cli.output import Output, say
 from padim_bench.cli.parsing import Commands
 
@@ -31,7 +32,7 @@ def add_to(commands: Commands) -> None:
         "--results", type=Path, nargs="+", default=[Path("results")], metavar="DIR", help="folders, merged"
     )
     parser.add_argument("--dataset", help="whose records, where there are several; default: mvtec-ad")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    add_json(parser)
     parser.set_defaults(command=compare_runs)
 
 

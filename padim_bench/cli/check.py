@@ -1,0 +1,50 @@
+"""``padim-bench check``: whether the records of a results folder could join the published ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from padim_bench.cli.options import add_json
+from padim_bench.cli.output import Output
+from padim_bench.cli.parsing import Commands
+from padim_bench.errors import PadimBenchError
+
+ABOUT = """Says of every record, measurement and profile of a results folder whether it could join the published ones:
+whole and of this schema, of a clean commit and a version that is known, over the published split, within the limits of
+accuracy, of the same splits and weights as the others, and with no path or address of a machine in it. A line each;
+exit code 2 where one may not."""
+
+
+def add_to(commands: Commands) -> None:
+    """Adds ``check`` to the commands."""
+    parser = commands.add_parser("check", help="whether records could join the published ones", description=ABOUT)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a results folder")
+    parser.add_argument(
+        "--published", type=Path, metavar="DIR", help="the published results, whose splits and weights must be shared"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no line for what may join")
+    add_json(parser)
+    parser.set_defaults(command=check)
+
+
+def check(arguments: argparse.Namespace, output: Output) -> None:
+    """Prints a line for every file. Raises PadimBenchError where one may not join."""
+    from padim_bench.records.joining import check_folder
+
+    found = check_folder(arguments.folder, arguments.published)
+    for one in found:
+        if not (one.sound and arguments.quiet):
+            output.text(f"{one.name}: {'; '.join(one.problems) or 'ok'}")
+    lacking = [one for one in found if not one.sound]
+    output.document(
+        {
+            "folder": arguments.folder.as_posix(),
+            "files": [{"name": one.name, "ok": one.sound, "problems": list(one.problems)} for one in found],
+        }
+    )
+    if lacking:
+        raise PadimBenchError(
+            f"{len(lacking)} of {len(found)} files may not join, as said above: mend what is named, and run those again"
+        )
+    output.text(f"all {len(found)} files may join")
