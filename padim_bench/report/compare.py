@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from itertools import product
+from itertools import count, product, takewhile
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.resampling import RESAMPLED
@@ -190,11 +190,16 @@ def _check_splits(ours: Sequence[RunRecord], theirs: Sequence[RunRecord], catego
 def _same_seeds(
     ours: list[RunRecord], theirs: list[RunRecord], categories: Sequence[str]
 ) -> tuple[list[RunRecord], list[RunRecord], bool]:
-    """Both sides over those categories, and of those seeds that both have in all of them where there are such."""
+    """Both sides over those categories, and of those seeds that both have in all of them where there are such.
+
+    Of several seeds those from 0 on without a gap, as tables have them.
+    """
 
     def seeds(side: Sequence[RunRecord]) -> set[int]:
         each = [{r.config.model.seed for r in side if r.dataset.category == c} for c in categories]
-        return set.intersection(*each)
+        found = set.intersection(*each)
+        from_0 = set(takewhile(found.__contains__, count()))
+        return from_0 if len(from_0) > 1 else found
 
     def kept(side: Sequence[RunRecord], of: set[int]) -> list[RunRecord]:
         chosen = [r for r in side if r.dataset.category in categories and r.config.model.seed in of]
