@@ -197,7 +197,9 @@ def _same_seeds(
 
     def seeds(side: Sequence[RunRecord]) -> set[int]:
         each = [{r.config.model.seed for r in side if r.dataset.category == c} for c in categories]
-        found = set.intersection(*each)
+        return set.intersection(*each)
+
+    def usual(found: set[int]) -> set[int]:
         from_0 = set(takewhile(found.__contains__, count()))
         return from_0 if len(from_0) > 1 else found
 
@@ -206,8 +208,8 @@ def _same_seeds(
         return sorted(chosen, key=lambda r: (categories.index(r.dataset.category), r.config.model.seed))
 
     drawn = all(side[0].config.model.n_features is not None for side in (ours, theirs))
-    both = seeds(ours) & seeds(theirs) if drawn else set()
-    mine, other = (both, both) if both else (seeds(ours), seeds(theirs))
+    both = usual(seeds(ours) & seeds(theirs)) if drawn else set()
+    mine, other = (both, both) if both else (usual(seeds(ours)), usual(seeds(theirs)))
     if not (mine and other):
         raise PadimBenchError("the runs have no seed that all their categories have: run the same seeds over all")
     return kept(ours, mine), kept(theirs, other), bool(both)
