@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from support import CommandLine
 
-from padim_bench.demo.images import make_demo
+from padim_bench.demo import images
 from padim_bench.padim.weights import hub_unreachable
 
 TRAIN, TEST_GOOD, PER_DEFECT = 6, 3, 1
+OTHERS = 6  # the number of the first image of another category drawn alike
 
 
 def _cut(source: Path, target: Path, *, first: int = 0, masks: bool = True) -> None:
@@ -31,7 +32,11 @@ def _cut(source: Path, target: Path, *, first: int = 0, masks: bool = True) -> N
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo(tmp_path_factory.mktemp("drawn"), categories=["weave", "gear"])
+    """Two demo categories, with no more images than are taken from them: each is drawn for its number alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("TRAIN", TRAIN), ("TEST_GOOD", TEST_GOOD), ("PER_DEFECT", PER_DEFECT)):
+            patch.setattr(images, name, OTHERS + count)
+        return images.make_demo(tmp_path_factory.mktemp("drawn"), categories=["weave", "gear"])
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +48,7 @@ def tiny(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny") / "set"
     _cut(drawn / "gear", root / "bottle")
     _cut(drawn / "weave", root / "grid")
-    _cut(drawn / "weave", root / "leather", first=6, masks=False)
+    _cut(drawn / "weave", root / "leather", first=OTHERS, masks=False)
     return root
 
 
@@ -51,7 +56,7 @@ def tiny(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def custom(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the user's own, with the category ``part``."""
     root = tmp_path_factory.mktemp("custom") / "factory"
-    _cut(drawn / "gear", root / "part", first=6)
+    _cut(drawn / "gear", root / "part", first=OTHERS)
     return root
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from padim_bench import PadimBenchError
-from padim_bench.data.mvtec import list_categories, mvtec
-from padim_bench.demo.images import make_demo
+from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import PROTOCOLS
@@ -18,11 +18,8 @@ from padim_bench.records.config import Wanted
 from padim_bench.runs.plan import Settings, plan
 
 
-def test_the_same_weights_by_two_names_are_one_run(tmp_path: Path) -> None:
-    import torch
-
-    root = make_demo(tmp_path / "data")
-    category = mvtec(root, list_categories(root)[0])
+def test_the_same_weights_by_two_names_are_one_run(images: Path, tmp_path: Path) -> None:
+    category = mvtec(images, "grid")
     for name in ("resnet18", "resnet18.tv_in1k"):
         save_file({"a": torch.zeros(3)}, tmp_path / f"{name}.safetensors", {"note": name})
     weights = [resolve_weights(name, tmp_path) for name in ("resnet18", "resnet18.tv_in1k")]

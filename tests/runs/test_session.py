@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
-from PIL import Image
 
 from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.config import PaDiMConfig
@@ -14,15 +12,6 @@ from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import Wanted
 from padim_bench.runs.plan import Settings, plan
 from padim_bench.runs.session import Session
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    for i in range(4):
-        path = tmp_path / "grid" / ("train", "train", "test", "test")[i] / ("good", "cut")[i // 3] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
-    return tmp_path
 
 
 def test_the_error_of_folding_is_that_of_the_unit_s_threads_whatever_the_caller_s(images: Path) -> None:
