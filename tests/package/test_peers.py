@@ -320,6 +320,7 @@ def test_rows_measured_later_keep_the_earlier_ones_and_new_contenders_are_measur
         assert peers.main(["--quick", "--machine", "here", "--results", str(tmp_path), *arguments]) == 0
         return report.read(tmp_path / "here")
 
+    monkeypatch.setattr(peers, "THREADS", (1,))
     monkeypatch.setattr(peers, "all_rows", lambda *_, **__: suite(2))
     first = measured("--only", "a,b")
     monkeypatch.setattr(peers, "all_rows", lambda *_, **__: suite(3, Contender("two", False, 1, {"seconds": 0})))
