@@ -11,6 +11,7 @@ import torch
 from padim_bench.costs.work import Work
 from padim_bench.costs.worker import GATES, Spool, measure, verdict
 from padim_bench.data.samples import Category
+from padim_bench.padim import gaussian
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES
 from padim_bench.records.costs import FIT_STAGES, SCORE_STAGES, CostRecord, MeasuredCost, from_dict, to_dict
 from padim_bench.records.files import to_json
@@ -71,6 +72,19 @@ def test_a_wrong_strategy_is_void_and_is_not_timed(work: Work, monkeypatch: pyte
     assert found.reason is not None
     assert "off by up to 0.001 relative to float64, allowed 2e-05" in found.reason
     assert from_dict(json.loads(to_json(to_dict(found)))) == found
+
+
+@pytest.mark.parametrize("faster", [1, 2])
+def test_every_way_that_a_batch_size_took_is_said_in_one_order(
+    work: Work, record: MeasuredCost, monkeypatch: pytest.MonkeyPatch, faster: int
+) -> None:
+    monkeypatch.setattr(gaussian, "native_is_faster", lambda *asked: asked[4] == faster)
+    model = replace(work.config.model, strategy="whitening", storage="bfloat16")
+    found = measure(replace(work, config=replace(work.config, model=model)))
+    assert isinstance(found, MeasuredCost)
+    assert found.applied == "native+widened"  # by batches of 1 and of 2, whichever took which
+    assert from_dict(json.loads(to_json(to_dict(found)))) == found
+    assert record.applied is None  # float32 has no choice
 
 
 @pytest.mark.parametrize("storage", STORAGE_DTYPES)
