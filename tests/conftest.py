@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
         _SETTINGS[name] = os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes none is to begin what takes long when the others are done."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda one: (one.get_closest_marker("data") is None, one.path.parent.name != "integration"))
+
+
 def _at_hand(variable: str, *needed: str) -> Path:
     if not (value := _SETTINGS[variable]):
         pytest.skip(f"{variable} is not set: no real data at hand")
