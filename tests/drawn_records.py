@@ -6,6 +6,7 @@ import random
 from dataclasses import fields, replace
 from typing import Any
 
+from padim_bench.costs.work import Subject, Work
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.resampling import N_RESAMPLES, RESAMPLED
 from padim_bench.padim.config import PaDiMConfig
@@ -169,6 +170,12 @@ def cost(
         state_bytes=83342336,
         file_bytes=126696592,
     )
+
+
+def answered(asked: dict[str, Any]) -> MeasuredCost:
+    """What a process might answer at once that is asked for a cost: of the images and weights that are there."""
+    work = Work.from_dict(asked)
+    return replace(cost(work.config, trained=False), **Subject.open(work).header("cost"))
 
 
 def failed_cost(config: RunConfig, status: str = "failed") -> CostRecord:

@@ -18,8 +18,7 @@ import pytest
 from padim_bench.costs import measure
 from padim_bench.costs.fresh import in_fresh_process
 from padim_bench.costs.measure import ProfileSettings, measure_costs, measure_growth, plan_profiles
-from padim_bench.costs.work import Subject, Work
-from padim_bench.data.loading import split_digest
+from padim_bench.costs.work import Work
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.backbones import Backbone
@@ -29,7 +28,7 @@ from padim_bench.records.costs import CostRecord, MeasuredCost, to_dict
 from padim_bench.records.files import to_json
 from padim_bench.records.measurements import read_measurement
 from padim_bench.runs.runner import Interrupted
-from tests.drawn_records import cost
+from tests.drawn_records import answered
 
 SETTINGS = ProfileSettings(batch_sizes=(2,), n_images=3)
 
@@ -66,14 +65,6 @@ def test_a_cost_from_a_fresh_process_is_kept_and_not_measured_again(
         measure_costs(category, [(model, weights)], SETTINGS, tmp_path)
 
 
-def _answer(asked: dict[str, Any], category: Category, weights: Weights) -> MeasuredCost:
-    """What a process might answer."""
-    work = Work.from_dict(asked)
-    subject = Subject(work, category, weights, split_digest(category))
-    like = cost(work.config, trained=False)
-    return replace(like, **subject.header("cost"))
-
-
 def test_a_measurement_that_fails_costs_no_other_and_is_tried_again(
     category: Category, weights: Weights, model: PaDiMConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +77,7 @@ def test_a_measurement_that_fails_costs_no_other_and_is_tried_again(
             raise PadimBenchError(f"{category.root}/part: ended by SIGKILL, most likely for want of memory")
         if strategy == "whitening" and interrupting:
             raise KeyboardInterrupt
-        return json.loads(to_json(to_dict(_answer(asked, category, weights))))
+        return json.loads(to_json(to_dict(answered(asked))))
 
     monkeypatch.setattr(measure, "in_fresh_process", fake)
     with pytest.raises(Interrupted, match="2 of 3 runs are finished and kept"):

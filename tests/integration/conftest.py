@@ -10,6 +10,7 @@ import pytest
 from support import CommandLine
 
 from padim_bench.demo import images
+from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.padim.weights import hub_unreachable
 
 TRAIN, TEST_GOOD, PER_DEFECT = 6, 3, 1
@@ -58,6 +59,12 @@ def custom(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("custom") / "factory"
     _cut(drawn / "gear", root / "part", first=OTHERS)
     return root
+
+
+@pytest.fixture(scope="session")
+def campus_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drawn scenes as single frames, in ShanghaiTech Campus' layout: not to be changed."""
+    return make_demo_stc(tmp_path_factory.mktemp("frames") / "campus", video=False)
 
 
 @pytest.fixture

@@ -27,10 +27,12 @@ from padim_bench.padim.model import PaDiM
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, Wanted
-from padim_bench.records.files import read_records
+from padim_bench.records.costs import to_dict
+from padim_bench.records.files import read_records, to_json
 from padim_bench.records.runs import RunRecord
 from padim_bench.runs.plan import Settings, plan_scenes
 from padim_bench.runs.runner import run
+from tests.drawn_records import answered
 from tests.passes import count_images
 
 RUN = ("--weights", "random", "--threads", "2", "--backbones", "resnet18", "--categories", "grid")
@@ -252,12 +254,11 @@ def test_an_unreadable_scene_costs_no_other_table(cli: CommandLine, tiny: Path, 
 def test_a_measurement_that_fails_is_named_and_costs_no_other(
     cli: CommandLine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = measure.in_fresh_process
 
-    def starved(module: str, asked: dict[str, Any], *others: Any, **more: Any) -> dict[str, Any]:
+    def starved(_module: str, asked: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         if Work.from_dict(asked).config.model.strategy == "cholesky":
             raise PadimBenchError("ended by SIGKILL, most likely for want of memory")
-        return true(module, asked, *others, **more)
+        return json.loads(to_json(to_dict(answered(asked))))
 
     monkeypatch.setattr(measure, "in_fresh_process", starved)
     reply = cli("reproduce", "table8", *OPTIONS, "--data", tiny, "--results", tmp_path)
@@ -277,24 +278,26 @@ def test_a_table_and_a_profile_of_the_same_model_are_one_measurement(
 ) -> None:
     where = ("--data", tiny, "--results", tmp_path, "--weights", "random", "--threads", 1, "--categories", "grid")
     chosen = ("--backbone", "resnet18", "--seed", 1024, "--strategy", "auto")
+    modules: list[str] = []
+    true = measure.in_fresh_process
+
+    def noted(module: str, asked: dict[str, Any], *others: Any, **more: Any) -> dict[str, Any]:
+        modules.append(module)
+        if module == "padim_bench.costs.growth":
+            return true(module, asked, *others, **more)
+        return json.loads(to_json(to_dict(answered(asked))))
+
+    monkeypatch.setattr(measure, "in_fresh_process", noted)
     assert cli("profile", *chosen, *where).code == 0
     (kept,) = (tmp_path / "profiles").iterdir()
     written = kept.read_bytes()
-    asked: list[str] = []
-    true = measure.in_fresh_process
-
-    def noted(module: str, *others: Any, **more: Any) -> dict[str, Any]:
-        asked.append(module)
-        return true(module, *others, **more)
-
-    monkeypatch.setattr(measure, "in_fresh_process", noted)
     reply = cli("reproduce", "table7", "--backbones", "resnet18", *where)
     assert reply.code == 0, reply.err
     assert f"measured before ({kept.name}) and not repeated" in reply.err
-    assert asked == ["padim_bench.costs.growth"]
+    assert modules == ["padim_bench.costs.worker", "padim_bench.costs.growth"]
     assert [path.read_bytes() for path in (tmp_path / "profiles").iterdir()] == [written]
     assert cli("reproduce", "table7", "--backbones", "resnet18", *where).code == 0
-    assert asked == ["padim_bench.costs.growth"]
+    assert modules == ["padim_bench.costs.worker", "padim_bench.costs.growth"]
     rows = _rows(tmp_path / "tables" / "table7.csv")
     assert {row["quantity"].partition(":")[0] for row in rows if row["source"] == "ours"} == {
         "inference", "training", "growth",

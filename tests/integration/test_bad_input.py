@@ -19,6 +19,7 @@ from support import CommandLine, assert_refused, contents, record_files
 from torch import Tensor
 
 from padim_bench.data.mvtec import mvtec
+from padim_bench.demo import images
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
@@ -416,7 +417,11 @@ def test_no_number_of_an_invalid_run_enters_a_table(tiny: Path, tmp_path: Path, 
         assert invalid[0].id[:12] not in text
 
 
-def test_a_demo_run_never_hides_weights_that_are_missing_or_corrupt(cli: CommandLine, tmp_path: Path) -> None:
+def test_a_demo_run_never_hides_weights_that_are_missing_or_corrupt(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in ("TRAIN", "TEST_GOOD", "PER_DEFECT"):
+        monkeypatch.setattr(images, count, 2)
     (tmp_path / "resnet18.tv_in1k.safetensors").write_bytes(b"not weights")
     for weights in (tmp_path / "typo", tmp_path, tmp_path / "resnet18.tv_in1k.safetensors"):
         reply = cli("reproduce", "table3", "--weights", weights, "--backbones", "resnet18", "--results", tmp_path / "r")

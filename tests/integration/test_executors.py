@@ -30,7 +30,6 @@ from support import CommandLine, assert_refused, lines_said, record_files, start
 
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import mvtec
-from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import Wanted
@@ -541,9 +540,9 @@ def test_weights_that_a_worker_lacks_cost_no_other_network_of_the_category(
 
 @two_folders
 def test_scenes_that_a_worker_lacks_are_named(
-    cli: CommandLine, tmp_path: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, campus_frames: Path, tmp_path: Path, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_demo_stc(tmp_path / "campus", video=False)
+    (tmp_path / "campus").symlink_to(campus_frames)
     monkeypatch.chdir(tmp_path)
     campus = Path("/proc/self/cwd/campus")  # of whoever asks
     command = ("reproduce", "table4", "--stc", campus, "--stc-every", 8, "--backbones", "resnet18", "--weights")
@@ -551,7 +550,7 @@ def test_scenes_that_a_worker_lacks_are_named(
     with dask_scheduler(away) as (_, address), dask_worker(away, address):
         there = (*command, *options, "--executor", f"dask:{address}?wait=60")
         no_scene = cli(*there)
-        shutil.copytree(tmp_path / "campus", away / "campus")
+        shutil.copytree(campus_frames, away / "campus")
         shutil.rmtree(away / "campus" / "training" / "frames" / "01_002")
         no_clip = cli(*there)
     culprits = f"{campus} is not there", f"scene 01: cannot read {campus / 'training' / 'frames' / '01_002'}"

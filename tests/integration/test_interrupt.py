@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from support import CommandLine, Contents, Reply, contents, lines_said, record_files, start
 
-from padim_bench.demo.scenes import make_demo_stc
 from padim_bench.machine.environment import commit
 from padim_bench.runs.executors import open_executor
 
@@ -109,13 +108,15 @@ def test_ctrl_c_keeps_the_finished_runs_and_says_in_a_line_how_to_resume(
     assert kept.items() <= contents(tmp_path).items()
 
 
-def test_ctrl_c_keeps_the_finished_scenes_and_the_same_command_does_the_rest(cli: CommandLine, tmp_path: Path) -> None:
-    campus, results = make_demo_stc(tmp_path / "campus", video=False), tmp_path / "results"
+def test_ctrl_c_keeps_the_finished_scenes_and_the_same_command_does_the_rest(
+    cli: CommandLine, campus_frames: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
     command = (
         "reproduce",
         "table4",
         "--stc",
-        campus,
+        campus_frames,
         "--stc-every",
         4,
         "--backbones",

@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import pytest
 import torch
@@ -295,18 +294,8 @@ def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
 
 
 def test_processes_give_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
-    command = (*RUN, "--data", tiny, "--strategy", "cholesky,diagonal", "--json")
+    command = (*RUN, "--data", tiny, "--categories", "bottle,grid", "--json")
     serial = cli(*command, "--results", tmp_path / "serial")
     apart = cli(*command, "--results", tmp_path / "apart", "--executor", "processes:2")
     assert [(r["config"], r["metrics"]) for r in apart.runs] == [(r["config"], r["metrics"]) for r in serial.runs]
     assert [p.name for p in record_files(tmp_path / "apart")] == [p.name for p in record_files(tmp_path / "serial")]
-
-
-def test_a_dask_cluster_gives_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
-    command = (*RUN, "--data", tiny, "--categories", "bottle,grid", "--json")
-    serial = cli(*command, "--results", tmp_path / "serial")
-    # Two threads in one process, which share torch's settings and our caches.
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
-        address = f"dask:{cluster.scheduler_address}"
-        there = cli(*command, "--results", tmp_path / "there", "--executor", address)
-    assert [(r["config"], r["metrics"]) for r in there.runs] == [(r["config"], r["metrics"]) for r in serial.runs]

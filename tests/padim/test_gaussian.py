@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from padim_bench import STRATEGIES, PadimBenchError, StrategyInvalidError
@@ -91,6 +94,16 @@ def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -
     assert torch.get_num_threads() == threads
 
 
+@cache
+def drawn(n: int, d: int, side: int, n_test: int) -> tuple[PatchEmbedding, Tensor, Tensor, NDArray[np.float64]]:
+    """Embeddings with a decaying spectrum of n training and some test images, and the squares of equation 2."""
+    embedding = PatchEmbedding((d,), ((side, side),), tuple(range(d)))
+    generator = torch.Generator().manual_seed(n)
+    scale = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)
+    train, test = (torch.randn(k, d, side, side, generator=generator) * scale + 3 for k in (n, n_test))
+    return embedding, train, test, equations.distances(train.flatten(2), test.flatten(2), 0.01) ** 2
+
+
 @pytest.mark.parametrize("tiling", [Tiling(together_bytes=0), MEASURED], ids=["a thread to a tile", "all on one"])
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 @pytest.mark.parametrize(
@@ -109,11 +122,7 @@ def test_two_images_are_enough_and_threads_are_left_as_they_were(threads: int) -
 def test_every_fast_path_equals_float64_whatever_the_sizes_and_threads(
     n: int, d: int, side: int, n_test: int, n_threads: int, tiling: Tiling
 ) -> None:
-    embedding = PatchEmbedding((d,), ((side, side),), tuple(range(d)))
-    generator = torch.Generator().manual_seed(n)
-    scale = torch.logspace(0, -1.5, d).reshape(1, d, 1, 1)
-    train, test = (torch.randn(k, d, side, side, generator=generator) * scale + 3 for k in (n, n_test))
-    exact = equations.distances(train.flatten(2), test.flatten(2), 0.01) ** 2
+    embedding, train, test, exact = drawn(n, d, side, n_test)
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

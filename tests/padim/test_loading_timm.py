@@ -19,12 +19,12 @@ def said_by(code: str) -> list[str]:
 LOADED = "\nimport sys; print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "tf_efficientnet_b0"])
-def test_a_network_of_the_paper_is_built_and_run_without_torchs_compiler(arch: str) -> None:
-    code = f"""
+def test_networks_of_the_paper_are_built_and_run_without_torchs_compiler() -> None:
+    code = """
 import torch
 from padim_bench import create_backbone
-create_backbone("{arch}", "random")(torch.zeros(1, 3, 64, 64))"""
+for arch in ("resnet18", "tf_efficientnet_b0"):
+    create_backbone(arch, "random")(torch.zeros(1, 3, 64, 64))"""
     assert said_by(code + LOADED) == ["False", "False"]
 
 
