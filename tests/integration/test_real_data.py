@@ -30,14 +30,6 @@ EXPECTED = {  # image AUROC, pixel AUROC, PRO in percent; R18-Rd100, seed 1024, 
 EXACT = [name for name, s in STRATEGIES.items() if s.exact]
 
 
-def strategies(category: str) -> list[str]:
-    """All that are exact for one category; for the others the usual one and one of another form.
-
-    On features of real images test_real_strategies compares all with float64.
-    """
-    return EXACT if category == "bottle" else ["cholesky", "woodbury"]
-
-
 @pytest.fixture(scope="module")
 def runs(
     real_data: Path, real_weights: Path, tmp_path_factory: pytest.TempPathFactory
@@ -48,7 +40,7 @@ def runs(
     def run_all(category: str) -> list[dict[str, object]]:
         results = tmp_path_factory.mktemp("results")
         options = ["--categories", category, "--backbone", "resnet18", "--n-features", "100", "--seed", "1024"]
-        options += ["--strategy", ",".join(strategies(category))]
+        options += ["--strategy", ",".join(EXACT)]
         options += ["--data", str(real_data), "--weights", str(real_weights)]
         assert main(["run", *options, "--threads", "2", "--results", str(results)]) == 0
         return [json.loads(p.read_text()) for p in sorted((results / "records").glob("*.json"))]
@@ -61,7 +53,7 @@ def test_published_protocol_gives_the_independent_numbers(
     category: str, runs: Callable[[str], list[dict[str, object]]]
 ) -> None:
     records = runs(category)
-    assert {r["config"]["model"]["strategy"] for r in records} == set(strategies(category))
+    assert {r["config"]["model"]["strategy"] for r in records} == set(EXACT)
     for record in records:
         if record["status"] == "invalid":  # batched LU, where the guard fires
             assert record["config"]["model"]["strategy"] == "explicit-lu"
