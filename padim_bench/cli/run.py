@@ -110,7 +110,7 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
             arguments.strategy,
             arguments.storage,
             arguments.reduction,
-            _drawn(arguments),
+            drawn_images(arguments),
         )
     ]
     with open_executor(arguments.executor, on_message=say) as executor:
@@ -120,7 +120,7 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     _print_runs(outcomes, output)
 
 
-def _drawn(arguments: argparse.Namespace) -> list[Drawn | None]:
+def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:
     """Which training images are learned from, None for all. Raises PadimBenchError for draws of nothing."""
     from padim_bench.data.drawn import Drawn
 
