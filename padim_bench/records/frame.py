@@ -37,7 +37,7 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
         What was run: columns dataset, category, kind (of the category: "texture", "object", ...), model (as the paper
         would name it), layers (joined by +), weights (their label), backbone_dtype, seed (of the reduction), protocol,
         strategy, storage, trained ("all", or of which images of the training set: "drawn", each once at most, or
-        "resampled", with replacement), n_trained (how many) and draw (the number of the draw; 0 of all).
+        "bootstrap", with replacement), n_trained (how many) and draw (the number of the draw; 0 of all).
 
         What came out: metric (a name in ``METRICS``, or "pro: NAME" of a deviating definition of it), value (a
         fraction, or in the metric's own unit; NaN where it is undefined, and of runs that are invalid) and error_bound
@@ -93,7 +93,7 @@ def _intervals(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[floa
 def _trained(drawn: Drawn | None, n_train: int) -> tuple[str, int, int]:
     if drawn is None:
         return "all", n_train, 0
-    return "resampled" if drawn.replaced else "drawn", drawn.count(n_train), drawn.draw
+    return "bootstrap" if drawn.replaced else "drawn", drawn.count(n_train), drawn.draw
 
 
 def variant(metric: str, name: str) -> str:

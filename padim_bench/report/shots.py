@@ -18,7 +18,7 @@ from padim_bench.report.values import shown_values
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL, DRAWN, RESAMPLED, CHANNELS = "all", "drawn", "resampled", "channels"
+ALL, DRAWN, BOOTSTRAP, CHANNELS = "all", "drawn", "bootstrap", "channels"
 # Of a model's runs, by what was drawn.
 Parts = Mapping[str, Sequence[RunRecord]]
 
@@ -29,7 +29,7 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
     Args:
         spec: ``reproduce/shots.toml``.
         runs: per model title, the records of all images ("all"), of few of them ("drawn"), of as many with replacement
-            ("resampled"), and of other channels with all images ("channels"); the first two of every model.
+            ("bootstrap"), and of other channels with all images ("channels"); the last two may be empty.
         missing: per model title that did not run, why.
     """
     metrics = metric_titles(spec)
@@ -210,7 +210,7 @@ def spreads(frame: pd.DataFrame) -> pd.DataFrame:
 
     lines = []
     for (metric, category), mine in frame.groupby(["metric", "category"], sort=False):
-        resampled, channels, whole = (mine[mine.part == part].value for part in (RESAMPLED, CHANNELS, ALL))
+        resampled, channels, whole = (mine[mine.part == part].value for part in (BOOTSTRAP, CHANNELS, ALL))
         if len(resampled) > 1 and len(channels) > 1:
             shift = resampled.mean() - whole.mean()
             counts = len(resampled), len(channels)

@@ -285,7 +285,7 @@ def _of_shots(spec: Mapping[str, Any], model: Mapping[str, Any], choice: Choice,
     return {
         "all": [one],
         "drawn": [replace(one, trained=Drawn(n, draw)) for n in images for draw in range(draws)],
-        "resampled": [replace(one, trained=drawn) for drawn in resampled],
+        "bootstrap": [replace(one, trained=drawn) for drawn in resampled],
         "channels": [one.vary(seed=s) for s in range(choice.seeds or spec["channel_seeds"])] if lottery else [],
     }
 

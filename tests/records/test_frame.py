@@ -103,7 +103,7 @@ def test_runs_of_some_of_the_training_images_are_told_apart_from_those_of_all() 
     draws = (None, Drawn(8, 3), Drawn(None, 2, replaced=True))
     frame = values([run_record(run_config(trained=drawn)) for drawn in draws])
     lines = frame[frame.metric == "pro"][["trained", "n_trained", "draw"]]
-    assert lines.values.tolist() == [["all", 209, 0], ["drawn", 8, 3], ["resampled", 209, 2]]
+    assert lines.values.tolist() == [["all", 209, 0], ["drawn", 8, 3], ["bootstrap", 209, 2]]
 
 
 @pytest.mark.parametrize("change", [{"layers": ("layer1", "layer3")}, {"backbone_dtype": "bfloat16"}])
