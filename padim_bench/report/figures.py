@@ -109,12 +109,13 @@ class Curve:
     printed: bool = False
 
 
-def shots_figure(panels: Mapping[str, Sequence[Curve]], title: str) -> Figure:
+def shots_figure(panels: Mapping[str, Sequence[Curve]], title: str, *, thin: str) -> Figure:
     """Curves over the number of training images on a log axis, a panel for each metric.
 
     Args:
         panels: curves by the metric's title; the rightmost values are those of all images.
         title: stands above, with what no reader may miss.
+        thin: what curves without a title are called.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -147,7 +148,7 @@ def shots_figure(panels: Mapping[str, Sequence[Curve]], title: str) -> Figure:
         for i, one in enumerate(titles)
     ]
     if any(not curve.title for curves in panels.values() for curve in curves):
-        handles.append(Line2D([], [], color="0.75", lw=0.8, label="each category, of the first"))
+        handles.append(Line2D([], [], color="0.75", lw=0.8, label=thin))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
     figure.suptitle(plain(title), fontsize=10)
     return figure

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL, DRAWN, BOOTSTRAP, CHANNELS = "all", "drawn", "bootstrap", "channels"
+_ALL_CATEGORIES = len(DATASETS[PAPER_DATASET].kinds)  # which published means are over
 # Of a model's runs, by what was drawn.
 Parts = Mapping[str, Sequence[RunRecord]]
 
@@ -33,6 +34,7 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
         missing: per model title that did not run, why.
     """
     metrics = metric_titles(spec)
+    runs = {title: _of_drawn(parts) for title, parts in runs.items()}
     frame = values_by_part(runs, metrics)
     records = list({r.id: r for parts in runs.values() for of_part in parts.values() for r in of_part}.values())
     real = all(r.dataset.name == PAPER_DATASET for r in records)
@@ -61,8 +63,9 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
     captions = [
         _coverage(records),
         f"Percent. Of each number of images {_numbers(frame[frame.part == DRAWN].draw.nunique(), 'draw')}: mean ± "
-        "standard deviation over them. A draw of few images is part of the draw of more with its number. Of all images "
-        "there is one run.",
+        "standard deviation over them. A draw of few images is part of the draw of more with its number, and draws of "
+        "most of the images are much alike: their spread is that within one training set. Of all images there is one "
+        "run.",
         "With 1 image there is no covariance: epsilon I alone takes its place, and distances are Euclidean.",
         *_left_out(models, metrics),
         *_invalid(runs),
@@ -79,7 +82,8 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
         lines = "".join(f"\n[{w.upper()}]" for w in warned)
         curves = {metric: _curves(models, metric, published[metric]) for metric in metrics}
         title = f"How many normal images are enough? Means over categories, bars over draws of the images{lines}"
-        return render(shots_figure({metrics[m]: cs for m, cs in curves.items() if cs}, title))
+        thin = f"each category, {models[0].title}"
+        return render(shots_figure({metrics[m]: cs for m, cs in curves.items() if cs}, title, thin=thin))
 
     return Page(
         spec["name"],
@@ -90,6 +94,12 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
         absent=tuple(missing),
         figures={} if frame.value.isna().all() else {spec["name"]: figure},
     )
+
+
+def _of_drawn(parts: Parts) -> Parts:
+    """Only the categories that have runs of few images."""
+    there = {r.dataset.category for r in parts[DRAWN]}
+    return {part: [r for r in of_part if r.dataset.category in there] for part, of_part in parts.items()}
 
 
 def values_by_part(runs: Mapping[str, Parts], metrics: Mapping[str, str]) -> pd.DataFrame:
@@ -175,7 +185,7 @@ def _enough(models: Sequence[_Model], metrics: Mapping[str, str], within: float)
         [c or "mean", *(_enough_of(model, metric, c, within) for model in models for metric in metrics)]
         for c in [*categories, *([None] if len(categories) > 1 else [])]
     ]
-    title = f"Least number of images from which on the mean over draws is within {within:g} points of all images"
+    title = f"Least number of images from which on the mean over draws is within {_points(within)} of all images"
     rules = frozenset({len(rows) - 1} if len(categories) > 1 else ())
     return title, Grid(header, rows, rules)
 
@@ -190,7 +200,7 @@ def _enough_said(model: _Model, metrics: Mapping[str, str], within: float) -> li
         found = _enough_of(model, metric, None, within)
         least = f"from {found} images on" if found.isdigit() else f"with {found} images only"
         lines.append(
-            f"{model.title}, {text}: the mean is within {within:g} points of all images' {whole[0]:.2f} {least}; "
+            f"{model.title}, {text}: the mean is within {_points(within)} of all images' {whole[0]:.2f} {least}; "
             f"{_numbers(model.numbers[0], 'image')}: {fmean(first) - whole[0]:+.2f}."
         )
     return lines
@@ -314,8 +324,9 @@ def _beside_said(records: Sequence[RunRecord], published: Mapping[str, Mapping[s
         return []
     n = len({r.dataset.category for r in records})
     return [
-        f"Published means are over 15 categories, ours over at most {n}: what compares is how far each lies below its "
-        "own of all images, in brackets; and those were made with other networks, preprocessing or definitions of PRO."
+        f"Published means are over {_ALL_CATEGORIES} categories, ours over at most {n}: what compares is how far each "
+        "lies below its own of all images, in brackets; and those were made with other networks, preprocessing or "
+        "definitions of PRO."
     ]
 
 
@@ -361,6 +372,10 @@ def _coverage(records: Sequence[RunRecord]) -> str:
     return f"Dataset {dataset}, {n}{of} categories."
 
 
+def _points(value: float) -> str:
+    return f"{value:g} point{'' if value == 1 else 's'}"
+
+
 def _numbers(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
@@ -382,12 +397,14 @@ def _curves(models: Sequence[_Model], metric: str, published: Mapping[str, Mappi
         means = {n: v for n in numbers if (v := model.mean(metric, n))}
         sds = tuple(stdev(v) if len(v) > 1 else 0.0 for v in means.values())
         xs, ys = tuple(map(place, means)), tuple(map(fmean, means.values()))
-        curves.append(Curve(f"{model.title}, ours", xs, ys, sds))
+        name = f"{model.title}, ours ({len(model.categories)} categories)"
+        curves.append(Curve(name, xs, ys, sds))
     right = max((x for curve in curves for x in curve.x), default=1.0)
     for title, column in published.items():
         xs = tuple(right if n is None else float(n) for n in column)
         bars = tuple(one.spread or 0.0 for one in column.values())
-        curves.append(Curve(title, xs, tuple(one.value for one in column.values()), bars, printed=True))
+        values = tuple(one.value for one in column.values())
+        curves.append(Curve(f"{title} ({_ALL_CATEGORIES} categories)", xs, values, bars, printed=True))
     return curves
 
 

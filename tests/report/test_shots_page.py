@@ -79,7 +79,7 @@ def test_enough_is_said_of_every_category_and_of_the_mean(page: Page) -> None:
         "bottle": "8", "transistor": "more than 8", "mean": "more than 8",
     }  # fmt: skip
     text = "\n".join(page.captions)
-    assert "R18-Rd100, PRO: the mean is within 1 points of all images' 86.00 with more than 8 images only" in text
+    assert "R18-Rd100, PRO: the mean is within 1 point of all images' 86.00 with more than 8 images only" in text
     assert "1 image: -15.00." in text
 
 
