@@ -121,12 +121,16 @@ class _Model:
         self.title, self.frame = title, frame
         self.categories = list(dict.fromkeys(frame.category))
         self.numbers = sorted({int(n) for n in frame[frame.part == DRAWN].n_trained})
+        self._values: dict[tuple[str, str, int | None], list[float]] = {}
+        for part in (ALL, DRAWN):
+            mine = frame[frame.part == part].sort_values("draw", kind="stable")
+            for metric, category, n, value in zip(mine.metric, mine.category, mine.n_trained, mine.value, strict=True):
+                place = metric, category, None if part == ALL else int(n)
+                self._values.setdefault(place, []).append(float(value))
 
     def of(self, metric: str, category: str, n: int | None) -> list[float]:
         """Over draws of ``n`` images, None for all of them."""
-        f = self.frame
-        here = f[(f.metric == metric) & (f.category == category) & (f.part == (ALL if n is None else DRAWN))]
-        return [float(v) for v in (here if n is None else here[here.n_trained == n].sort_values("draw")).value]
+        return self._values.get((metric, category, n), [])
 
     def shared(self, metric: str) -> list[str]:
         """Categories that have all images, and as many draws of each number as any has."""
