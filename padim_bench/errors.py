@@ -21,4 +21,13 @@ class StrategyInvalidError(PadimBenchError):
 
 
 class DataWarning(UserWarning):
-    """Data was read, but not as it lies: files were left out, a mask was cut, values may be lost. One line."""
+    """Data was read, but not as it lies: files were left out, a mask was cut, values may be lost. One line.
+
+    Also where there is less of it than the paper's equations ask for.
+    """
+
+
+ONE_IMAGE = (
+    "1 training image has no covariance: epsilon I alone takes its place, and distances are Euclidean ones from that "
+    "image, over the root of epsilon"
+)

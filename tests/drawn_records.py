@@ -34,7 +34,7 @@ from padim_bench.records.costs import (
     measurement_id,
 )
 from padim_bench.records.facts import Environment, WeightsUsed
-from padim_bench.records.runs import Embedding, Extra, RunDataset, RunMemory, RunRecord, Score
+from padim_bench.records.runs import Embedding, Extra, RunDataset, RunMemory, RunRecord, Score, TrainedOn
 
 METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "pro_per_image")
 WEIGHTS = WeightsUsed(
@@ -95,6 +95,7 @@ def run_record(config: RunConfig, *, invalid: str = "", n_test: int = 5, **chang
         finished="2026-11-25T13:50:38+00:00",
     )  # fmt: skip
     record = replace(record, **changes)
+    record = replace(record, trained_on=TrainedOn.of(config.trained, record.dataset.n_train))
     return replace(record, id=config.run_id(record.dataset.split_digest, record.weights.identity))
 
 

@@ -86,6 +86,11 @@ def features(text: str) -> list[int | None]:
     return [None if part == "all" else positive(part) for part in some_names(text)]
 
 
+def train_images(text: str) -> list[int | str]:
+    """Numbers of training images, and "all" or "bootstrap"."""
+    return [part if part in {"all", "bootstrap"} else positive(part) for part in some_names(text)]
+
+
 def sizes(text: str) -> list[int]:
     return [positive(part) for part in some_names(text)]
 

@@ -20,11 +20,12 @@ from padim_bench.cli.options import (
     run_settings,
 )
 from padim_bench.cli.output import Output, say
-from padim_bench.cli.parsing import Commands, names, real
+from padim_bench.cli.parsing import Commands, names, real, seeds, train_images
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
+    from padim_bench.data.drawn import Drawn
     from padim_bench.runs.runner import Outcome
 
 
@@ -46,6 +47,19 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
     parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
+    parser.add_argument(
+        "--train-images",
+        type=train_images,
+        default=["all"],
+        metavar="N[,N]|all|bootstrap",
+        help="learn from N of the training images, or from as many as there are, drawn with replacement; default all",
+    )
+    parser.add_argument(
+        "--train-draw",
+        type=seeds,
+        metavar="N[,N]",
+        help="of the training images, default 0; a draw of few is part of the draw of more with its number",
+    )
     parser.set_defaults(command=run_models)
 
 
@@ -84,24 +98,40 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
                     arguments.backbone_dtype,
                     arguments.half_products,
                     protocol,
-                )
+                ),
+                trained=drawn,
             ),
             one,
         )
-        for one, n, seed, strategy, storage, reduction in product(
+        for one, n, seed, strategy, storage, reduction, drawn in product(
             weights,
             arguments.n_features,
             arguments.seed,
             arguments.strategy,
             arguments.storage,
             arguments.reduction,
+            drawn_images(arguments),
         )
     ]
     with open_executor(arguments.executor, on_message=say) as executor:
-        units = plan(categories, models, settings, results=arguments.results)
+        units = plan(categories, models, settings, results=arguments.results, on_message=say)
         outcomes = run(units, arguments.results, executor=executor, on_message=say)
     output.document({"runs": [run_summary(o) for o in outcomes]})
     _print_runs(outcomes, output)
+
+
+def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:
+    """Which training images are learned from, None for all. Raises PadimBenchError for draws of nothing."""
+    from padim_bench.data.drawn import Drawn
+
+    chosen: dict[Drawn | None, None] = {}
+    for n in arguments.train_images:
+        for draw in arguments.train_draw or [0]:
+            drawn = Drawn(None, draw, replaced=True) if n == "bootstrap" else Drawn(n, draw)
+            chosen[None if n == "all" else drawn] = None
+    if arguments.train_draw and set(chosen) == {None}:
+        raise PadimBenchError("--train-draw: all training images are no draw: give --train-images N or bootstrap too")
+    return list(chosen)
 
 
 def run_summary(outcome: Outcome) -> dict[str, Any]:
@@ -141,7 +171,8 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
     )
     for outcome in outcomes:
         record, config, model = outcome.record, outcome.config, outcome.config.model
-        start = f"{printable(config.category):{wide}} {config.model_name:22} {model.strategy:12} {model.storage:8}"
+        name = config.model_name if config.trained is None else f"{config.model_name} {config.trained.label}"
+        start = f"{printable(config.category):{wide}} {name:22} {model.strategy:12} {model.storage:8}"
         if not record.valid:
             output.text(f"{start} INVALID (no numbers): see the record")
             continue

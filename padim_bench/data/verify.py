@@ -18,7 +18,7 @@ from padim_bench.data.loading import load_category
 from padim_bench.data.mvtec import check_root, open_category
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category, Counts, Sample
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import ONE_IMAGE, PadimBenchError
 from padim_bench.machine.progress import Progress
 from padim_bench.protocols import ImageChoices, Protocol
 
@@ -146,7 +146,7 @@ def _report(
     elif differing:
         notes.append(f"not MVTec AD's {category.name}, unless images are missing ({', '.join(differing)})")
     if len(category.train) == 1:
-        problems.append("1 training image, a covariance needs at least 2: add normal images")
+        notes.append(ONE_IMAGE)
     more, more_notes = (_decoded if deep else _headers)(category)
     return CategoryReport(category.name, True, found, expected, problems + more, notes + more_notes)
 

@@ -13,10 +13,12 @@ def gaussian(x: ArrayLike, epsilon: float) -> tuple[Array, Array]:
     """Equation 1 (section III-B): mean (D,) and covariance (D, D) of training embeddings (N, D) at one position.
 
     Sigma = 1 / (N - 1) * sum over k of (x_k - mu)(x_k - mu)^T + epsilon I
+
+    Of one image, of which the paper does not speak, the sum is 0, and Sigma is taken to be epsilon I.
     """
     x = np.asarray(x, dtype=np.float64)
     mu = x.mean(axis=0)
-    return mu, (x - mu).T @ (x - mu) / (len(x) - 1) + epsilon * np.eye(x.shape[1])
+    return mu, (x - mu).T @ (x - mu) / max(len(x) - 1, 1) + epsilon * np.eye(x.shape[1])
 
 
 def mahalanobis(x: ArrayLike, mu: Array, sigma: Array) -> Array:

@@ -72,7 +72,7 @@ class About(TypedDict):
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     image_size: tuple[_Side, _Side]
     layer_grids: tuple[tuple[_Side, _Side], ...]
-    n_images: Annotated[int, Field(ge=2, lt=1 << 63)]
+    n_images: Annotated[int, Field(ge=1, lt=1 << 63)]
     residual: _Number | None
     native_residual: NotRequired[_Number | None]
     half_products: NotRequired[Literal["auto", "native", "widened"]]

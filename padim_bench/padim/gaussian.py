@@ -164,7 +164,7 @@ def fit_gaussians(
     """Factorises the covariance of every position, tile by tile.
 
     Args:
-        moments: of at least 2 images.
+        moments: of at least 1 image, whose covariance is epsilon I where it is alone.
         epsilon: added to the diagonal (equation 1).
         strategy: a name in ``strategy_names()``.
         storage: a name in ``STORAGE_DTYPES``.
@@ -173,11 +173,11 @@ def fit_gaussians(
         on_positions: told after each tile how many positions it had.
 
     Raises:
-        PadimBenchError: fewer than 2 images, or an unknown name.
+        PadimBenchError: no image, or an unknown name.
         StrategyInvalidError: the factorisation is wrong or impossible.
     """
-    if moments.n < 2:
-        raise PadimBenchError(f"{moments.n} training images: a covariance needs at least 2")
+    if moments.n < 1:
+        raise PadimBenchError("no training images: a Gaussian needs at least 1")
     if storage not in STORAGE_DTYPES:
         raise PadimBenchError(f"unknown dtype {storage!r}: choose one of {', '.join(STORAGE_DTYPES)}")
     if half_products not in HALF_PRODUCTS:
@@ -236,7 +236,11 @@ def fit_gaussians(
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A state's tensor in its storage dtype. Raises StrategyInvalidError for what would become infinite in it."""
-    if dtype == torch.float16 and (largest := float(value.abs().max())) > (most := torch.finfo(dtype).max):
+    if (
+        dtype == torch.float16
+        and value.numel()
+        and (largest := float(value.abs().max())) > (most := torch.finfo(dtype).max)
+    ):
         raise StrategyInvalidError(
             f"the state has numbers of up to {largest:.3g}, more than {most:.0f}, the largest number of float16: use "
             "bfloat16 or float32 storage, or a larger epsilon"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from padim_bench.errors import PadimBenchError
+from padim_bench.errors import ONE_IMAGE, DataWarning, PadimBenchError
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.backbones import CPU_BATCH_SIZE, Backbone, create_backbone
 from padim_bench.padim.config import HALF_PRODUCTS, PaDiMConfig
@@ -135,10 +136,11 @@ class PaDiM:
 
         Args:
             images: batches (B, 3, H, W) of RGB images, uint8 or floating point in 0..1: a DataLoader, a
-                list of tensors, or one tensor. Consumed once ("pca": see ``reduction``); never held.
+                list of tensors, or one tensor. Consumed once ("pca": see ``reduction``); never held. One image
+                has no covariance: a DataWarning says that epsilon I alone takes its place.
 
         Raises:
-            PadimBenchError: fewer than 2 images, NaN features, batches of differing size.
+            PadimBenchError: no image, NaN features, batches of differing size.
             StrategyInvalidError: the strategy's factorisation is wrong on this machine.
         """
         self._moments = self._gaussians = self._image_size = None
@@ -332,6 +334,8 @@ class PaDiM:
 
     def _factorise(self, *, consume: bool) -> PatchGaussians:
         assert self._moments is not None
+        if self._moments.n == 1:
+            warnings.warn(ONE_IMAGE, DataWarning, stacklevel=3)
         return fit_gaussians(
             self._moments,
             epsilon=self.config.protocol.epsilon,

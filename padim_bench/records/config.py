@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
+from padim_bench.data.drawn import Drawn
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.reading import in_one_line
 from padim_bench.padim.config import HALF_PRODUCTS, PaDiMConfig
@@ -26,10 +27,12 @@ class Wanted:
     Attributes:
         model: what is run.
         extras: further measurements in the record, such as "pro_variants".
+        trained: which of the training images it learns from; None for all of them.
     """
 
     model: PaDiMConfig
     extras: tuple[str, ...] = ()
+    trained: Drawn | None = None
 
     def vary(self, **changes: Any) -> Wanted:
         """The same with some of the model's choices changed."""
@@ -64,6 +67,7 @@ class RunConfig:
         execution: where it ran.
         extras: further measurements in the record, such as "pro_variants".
         every: of a video's frames, the first and then every so many.
+        trained: which of the training images it learns from; None for all of them.
     """
 
     dataset: str
@@ -73,6 +77,7 @@ class RunConfig:
     execution: Execution = Execution()
     extras: tuple[str, ...] = ()
     every: int = 1
+    trained: Drawn | None = None
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
@@ -127,6 +132,8 @@ def read_config(stored: Any) -> RunConfig:
     ):
         if value is not None and value < least:
             raise ValueError(f"config.{name}: {value} is less than {least}")
+    if config.trained is not None and (problem := config.trained.problem()):
+        raise ValueError(f"config.trained.{problem}")
     for name, choices in _CHOICES.items():
         if getattr(model, name) not in choices:
             raise ValueError(f"config.model.{name}: {getattr(model, name)!r} is none of {', '.join(choices)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from padim_bench.data.drawn import Drawn
 from padim_bench.metrics.resampling import interval
 from padim_bench.metrics.summary import METRICS, Metric
 from padim_bench.records.files import check_mergeable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "dataset", "category", "kind", "model", "layers", "weights", "backbone_dtype", "seed", "protocol", "strategy",
-    "storage", "metric", "value", "error_bound", "low", "high", "status", "extras", "state_bytes", "residual", "record",
-    "machine",
+    "storage", "trained", "n_trained", "draw", "metric", "value", "error_bound", "low", "high", "status", "extras",
+    "state_bytes", "residual", "record", "machine",
 )  # fmt: skip
 NUMBERS = ("value", "error_bound", "low", "high", "state_bytes", "residual")
 
@@ -35,7 +36,8 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
     Returns:
         What was run: columns dataset, category, kind (of the category: "texture", "object", ...), model (as the paper
         would name it), layers (joined by +), weights (their label), backbone_dtype, seed (of the reduction), protocol,
-        strategy and storage.
+        strategy, storage, trained ("all", or of which images of the training set: "drawn", each once at most, or
+        "bootstrap", with replacement), n_trained (how many) and draw (the number of the draw; 0 of all).
 
         What came out: metric (a name in ``METRICS``, or "pro: NAME" of a deviating definition of it), value (a
         fraction, or in the metric's own unit; NaN where it is undefined, and of runs that are invalid) and error_bound
@@ -67,6 +69,7 @@ def values(records: Iterable[RunRecord]) -> pd.DataFrame:
         run = (
             *(dataset.name, dataset.category, dataset.kind, config.model_name, "+".join(config.layers)),
             *(config.weights, model.backbone_dtype, model.seed, model.protocol.name, model.strategy, model.storage),
+            *_trained(config.trained, dataset.n_train),
         )
         of_run = record.status, ",".join(config.extras), record.state_bytes, record.residual, record.id, record.machine
         bounds = record.extra.error_bounds or {}
@@ -85,6 +88,12 @@ def _intervals(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[floa
         return {}
     low, high = interval(np.array(list(drawn.values())))
     return dict(zip(drawn, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+
+def _trained(drawn: Drawn | None, n_train: int) -> tuple[str, int, int]:
+    if drawn is None:
+        return "all", n_train, 0
+    return "bootstrap" if drawn.replaced else "drawn", drawn.count(n_train), drawn.draw
 
 
 def variant(metric: str, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
+from padim_bench.data.drawn import Drawn, indices_digest
 from padim_bench.machine.reading import in_one_line
 from padim_bench.metrics.resampling import N_RESAMPLES
 from padim_bench.padim.reduction import REDUCTIONS
@@ -38,6 +39,29 @@ class RunDataset(DatasetUsed):
     n_anomalous: Count
     image_sizes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The training images that a model of some of them has learned from.
+
+    Attributes:
+        n: how many, each as often as it was drawn.
+        distinct: how many different ones.
+        indices_sha256: of their indices among the sorted ones; see ``Drawn``.
+    """
+
+    n: AtLeastOne
+    distinct: AtLeastOne
+    indices_sha256: Digest
+
+    @classmethod
+    def of(cls, drawn: Drawn | None, n_train: int) -> TrainedOn | None:
+        """Those drawn of ``n_train``; None where it is simply all of them."""
+        if drawn is None:
+            return None
+        indices = drawn.indices(n_train)
+        return cls(n=len(indices), distinct=len(set(indices)), indices_sha256=indices_digest(indices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +125,7 @@ class RunRecord:
         clamped: how many squared distances were below 0 by rounding.
         timings_s: seconds by stage.
         finished: UTC, ISO 8601.
+        trained_on: where the model learned from some of the training images, which.
     """
 
     id: Digest
@@ -125,6 +150,7 @@ class RunRecord:
     scores: tuple[Score, ...]
     environment: Environment
     finished: Text
+    trained_on: TrainedOn | None = None
 
     @property
     def valid(self) -> bool:
@@ -147,7 +173,8 @@ class RunRecord:
         model = self.config.model
         short = REDUCTIONS[model.reduction].label.lower()
         n = "all" if model.n_features is None else f"{short}{model.n_features}-s{model.seed}"
-        return self.config.category, model.backbone, n, model.strategy, model.storage
+        drawn = () if self.config.trained is None else (self.config.trained.label,)
+        return self.config.category, model.backbone, n, *drawn, model.strategy, model.storage
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -176,6 +203,10 @@ class RunRecord:
         check_same(self)
         if self.id != self.config.run_id(self.dataset.split_digest, self.weights.identity):
             raise ValueError("id: it is not that of this configuration, split and weights")
+        if (drawn := self.config.trained) is not None and not drawn.fits(self.dataset.n_train):
+            raise ValueError(f"config.trained: not to be drawn from {self.dataset.n_train} training images")
+        if self.trained_on != TrainedOn.of(drawn, self.dataset.n_train):
+            raise ValueError("trained_on: not the images that config.trained draws")
         numbers = ("metrics", "strategy_used", "computed_in", "state_bytes", "clamped")
         if not self.valid:
             if not self.reason:

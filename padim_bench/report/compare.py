@@ -42,7 +42,11 @@ class Side:
         model = first.config.model
         told = [first.config.model_name, model.protocol.name, model.strategy, model.storage, first.config.weights]
         told += [one for one in (model.backbone_dtype,) if one != "float32"]
-        told += [*first.config.extras, *([f"seeds {ranges(seeds)}"] if model.n_features is not None else [])]
+        told += [
+            *first.config.extras,
+            *_drawn(first),
+            *([f"seeds {ranges(seeds)}"] if model.n_features is not None else []),
+        ]
         return ", ".join(told)
 
 
@@ -70,7 +74,8 @@ def compare(records: Sequence[RunRecord], first: str, second: str, metric: str) 
     """The paired difference of two sides, each named by the id of a record or by what was run.
 
     What was run is named by one or several of: model, protocol, strategy, storage, weights and dtype of the backbone,
-    joined by "/", as in "R18-Rd100/anomalib". Of all pairs of configurations that the names allow, that pair is taken
+    joined by "/", as in "R18-Rd100/anomalib". Runs of some of the training images are meant only where they are named,
+    as in "R18-Rd100/n8-d0". Of all pairs of configurations that the names allow, that pair is taken
     which differs in least else, and of several such the pair with most runs in common.
 
     Args:
@@ -120,8 +125,13 @@ def _terms(record: RunRecord) -> tuple[str, ...]:
     config, model = record.config, record.config.model
     return (
         *(config.model_name, model.protocol.name, model.strategy, model.storage, config.weights),
-        *(model.backbone_dtype, *config.extras, *_titles().get(config.model_name, ())),
+        *(model.backbone_dtype, *config.extras, *_drawn(record), *_titles().get(config.model_name, ())),
     )
+
+
+def _drawn(record: RunRecord) -> tuple[str, ...]:
+    """What a run of some of the training images is called after them, as n8-d0; nothing where it is of all."""
+    return () if record.config.trained is None else (record.config.trained.label,)
 
 
 @cache
@@ -148,7 +158,7 @@ def _named(records: Sequence[RunRecord], name: str) -> list[list[RunRecord]]:
         raise PadimBenchError(f"no valid run is called {unknown[0]!r}: choose from {', '.join(near)}, or a record's id")
     groups: dict[RunConfig, list[RunRecord]] = {}
     for record in records:
-        if set(words) <= set(_terms(record)):
+        if set(_drawn(record)) <= set(words) <= set(_terms(record)):
             model = replace(record.config.model, seed=0)
             groups.setdefault(replace(record.config, category="", model=model), []).append(record)
     if not groups:

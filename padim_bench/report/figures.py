@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from padim_bench.machine.console import printable
@@ -93,5 +94,61 @@ def spread_figure(
     if printed:
         handles.append(Line2D([], [], marker="x", color="black", lw=0, ms=7, mew=1.8, label=paper))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8)
+    figure.suptitle(plain(title), fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over numbers of images; thin and grey without a title. ``bars`` are half lengths, in the values' unit."""
+
+    title: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    bars: tuple[float, ...] = ()
+    printed: bool = False
+
+
+def shots_figure(panels: Mapping[str, Sequence[Curve]], title: str, *, thin: str) -> Figure:
+    """Curves over the number of training images on a log axis, a panel for each metric.
+
+    Args:
+        panels: curves by the metric's title; the rightmost values are those of all images.
+        title: stands above, with what no reader may miss.
+        thin: what curves without a title are called.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(1.2 + 3.9 * len(panels), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    titles = list(dict.fromkeys(c.title for curves in panels.values() for c in curves if c.title))
+    printed = {c.title for curves in panels.values() for c in curves if c.printed}
+    for axis, (metric, curves) in zip(axes, panels.items(), strict=True):
+        for curve in curves:
+            if not curve.title:
+                axis.plot(curve.x, curve.y, color="0.75", lw=0.8)
+                continue
+            i = titles.index(curve.title)
+            line = ":" if curve.printed else "-"
+            look = {"color": COLOURS[i % 7], "marker": _MARKERS[i % 7], "ls": line, "ms": 4, "lw": 1.6, "capsize": 2}
+            axis.errorbar(curve.x, curve.y, yerr=curve.bars, **look)
+        right = max(x for curve in curves for x in curve.x)
+        ticks = [x for x in (1, 2, 4, 8, 16, 32, 100) if x < right / 1.4]
+        axis.set_xscale("log")
+        axis.set_xticks([*ticks, right], [*map(str, ticks), "all"])
+        axis.minorticks_off()
+        axis.set_xlabel("normal images learned from")
+        axis.set_ylabel(f"{metric} (%)")
+        axis.grid(color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=COLOURS[i % 7], marker=_MARKERS[i % 7], ls=":" if one in printed else "-", ms=4, label=one)
+        for i, one in enumerate(titles)
+    ]
+    if any(not curve.title for curves in panels.values() for curve in curves):
+        handles.append(Line2D([], [], color="0.75", lw=0.8, label=thin))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
     figure.suptitle(plain(title), fontsize=10)
     return figure

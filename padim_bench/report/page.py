@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from padim_bench.machine.console import printable
@@ -31,6 +32,11 @@ Section = tuple[str, Grid]
 
 def number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def mean_sd(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, which one value has not."""
+    return (number(fmean(values)) + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")) if values else NONE
 
 
 def csv_text(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

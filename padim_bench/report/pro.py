@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from padim_bench.metrics.resampling import interval
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
-from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, number
+from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, mean_sd, number
 from padim_bench.report.spec import read_paper, read_reproductions, specs_folder
 from padim_bench.report.tables import invalid_seeds, shared_facts, title_warnings
 from padim_bench.report.values import shown_values
@@ -241,7 +241,7 @@ class _Report:
         rules = {len(rows)} if rows else set()
         for definition in order:
             here = mine[mine.definition == definition].groupby("category").value.agg(list)
-            rows.append([definition, *(_mean_sd(here[c]) for c in categories)])
+            rows.append([definition, *(mean_sd(here[c]) for c in categories)])
         section = f"{title}: PRO of every category, printed and by every definition on the same maps"
         self.sections.append((section, Grid(["Definition", *categories], rows, frozenset(rules))))
 
@@ -470,12 +470,6 @@ def _with_ends(value: float, low: float, high: float) -> str:
 
 def _above(value: float, bar: float) -> str:
     return "above" if value > bar else "below" if value < bar else "equal"
-
-
-def _mean_sd(values: Sequence[float]) -> str:
-    if not values:
-        return NONE
-    return number(fmean(values)) + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def _with_sd(mean: float, sd: float, low: float, high: float) -> str:

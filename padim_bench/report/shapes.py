@@ -188,6 +188,23 @@ class Pro(TypedDict):
 
 
 @_STRICT
+class Shots(TypedDict):
+    name: str
+    title: str
+    layout: Literal["shots"]
+    seed: _Seed
+    images: Annotated[list[_Count], Field(min_length=1)]
+    draws: _Count
+    resamples: _Count
+    channel_seeds: _Count
+    enough: Annotated[float, Field(ge=0)]
+    few_shot_csv: str
+    metrics: Annotated[list[Metric], Field(min_length=1)]
+    models: Annotated[list[RowModel], Field(min_length=1)]
+    reproductions: list[Reproduction]
+
+
+@_STRICT
 class Strategies(TypedDict):
     name: str
     title: str
@@ -236,6 +253,7 @@ LAYOUTS: Mapping[str, Any] = {
     "seeds": Seeds,
     "gaps": Gaps,
     "pro": Pro,
+    "shots": Shots,
     "strategies": Strategies,
     "effort": Effort,
     "timing": Timing,

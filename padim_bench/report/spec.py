@@ -16,7 +16,7 @@ from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.report.shapes import check_spec
 
-REPORTS = ("seeds", "gaps", "pro")
+REPORTS = ("seeds", "gaps", "pro", "shots")
 STRATEGIES_TABLE = "strategies"  # made only when named
 EFFORT = "effort"  # made of whatever runs are on record
 
@@ -81,6 +81,14 @@ class Printed:
     value: float
     recomputed: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Few:
+    """What somebody printed, in percent, as a mean over all categories, and its spread where that is printed too."""
+
+    value: float
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,17 @@ def read_reproductions(path: Path) -> dict[tuple[str, str, str], float]:
     """What others printed of their reproductions, by (id, row, metric)."""
     with path.open(encoding="utf-8", newline="") as file:
         return {(r["id"], r["row"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
+
+
+def read_few_shot(path: Path) -> dict[tuple[str, str], dict[int | None, Few]]:
+    """What others printed of PaDiM on few normal images, by (id, metric), then by their number; None for all."""
+    found: dict[tuple[str, str], dict[int | None, Few]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for r in csv.DictReader(file):
+            n = None if r["images"] == "all" else int(r["images"])
+            spread = float(r["spread"]) if r["spread"] else None
+            found.setdefault((r["id"], r["metric"]), {})[n] = Few(float(r["value"]), spread)
+    return found
 
 
 def invalid_spec(path: Path, error: Exception) -> PadimBenchError:

@@ -15,7 +15,9 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 from padim_bench.data.datasets import DATASETS, PAPER_SCENES
+from padim_bench.data.drawn import Drawn
 from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.config import Wanted
 from padim_bench.records.costs import CostRecord, GrowthRecord, Measurement
@@ -263,6 +265,45 @@ def _pro_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     return pro_page(spec, variants, found, missing)
 
 
+# The report on few normal images.
+
+
+def _shots_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
+    spec = load_toml(name)
+    parts = {m["title"]: _of_shots(spec, m, choice, brief) for m in spec["models"]}
+    return {title: [w for ws in of_model.values() for w in ws] for title, of_model in parts.items()}
+
+
+def _of_shots(spec: Mapping[str, Any], model: Mapping[str, Any], choice: Choice, brief: bool) -> WantedRuns:
+    """The runs of a model, by what is drawn: nothing, images of few, images with replacement, or channels."""
+    one = choice.wants(described({"seed": spec["seed"]} | dict(model)))
+    images, draws, resamples = spec["images"], spec["draws"], spec["resamples"]
+    if brief:
+        images, draws, resamples = images[:5:4], 2, 2
+    lottery = one.model.n_features is not None and REDUCTIONS[one.model.reduction].drawn
+    resampled = [Drawn(None, draw, replaced=True) for draw in range(resamples if lottery else 0)]
+    return {
+        "all": [one],
+        "drawn": [replace(one, trained=Drawn(n, draw)) for n in images for draw in range(draws)],
+        "bootstrap": [replace(one, trained=drawn) for drawn in resampled],
+        "channels": [one.vary(seed=s) for s in range(choice.seeds or spec["channel_seeds"])] if lottery else [],
+    }
+
+
+def _shots_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
+    from padim_bench.report.shots import shots_page
+
+    spec, runs = load_toml(name), Runs(evidence.records)
+    found = {}
+    for model in spec["models"]:
+        wanted = _of_shots(spec, model, choice, False)
+        parts = {part: [r for w in ws for r in runs.of(w)] for part, ws in wanted.items()}
+        if parts["drawn"]:
+            found[model["title"]] = parts
+    missing = {m["title"]: NO_RECORD for m in spec["models"] if m["title"] not in found}
+    return shots_page(spec, found, missing) if found else None
+
+
 # The table of strategies.
 
 
@@ -394,6 +435,7 @@ KINDS: dict[str, Kind] = {
     "seeds": Kind(_seeds_wanted, _seeds_page),
     "gaps": Kind(_gaps_wanted, _gaps_page),
     "pro": Kind(_pro_wanted, _pro_page),
+    "shots": Kind(_shots_wanted, _shots_page),
     "strategies": Kind(_strategies_wanted, _strategies_page),
     "timing": Kind(_nothing, _timing_page),
     "memory": Kind(_nothing, _memory_page),

@@ -137,7 +137,7 @@ def reproduce(
     wanted = {name: kind_of(name).wanted(name, choice, brief) for name in names}
     over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
     over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
-    units = plan(categories, over_images, settings, results=results)
+    units = plan(categories, over_images, settings, results=results, on_message=on_message)
     _say_what_will_be(wanted, choice, brief, categories, on_message)
     if scenes:
         models = _models((wanted[name] for name in over_scenes), found)

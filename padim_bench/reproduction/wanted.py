@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from padim_bench.data.drawn import Drawn
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.paper import paper_layer_names
 from padim_bench.records.config import Wanted
@@ -17,12 +18,12 @@ class Runs:
     """Records by what they are of, for pages that know what they want."""
 
     def __init__(self, records: Iterable[RunRecord]) -> None:
-        self._by_model: dict[PaDiMConfig, list[RunRecord]] = {}
+        self._by_model: dict[tuple[PaDiMConfig, Drawn | None], list[RunRecord]] = {}
         self._channels: dict[tuple[str, str | tuple[str, ...]], int] = {}
         for record in records:
             model = record.config.model
             self._channels[model.backbone, model.layers] = record.embedding.n_channels
-            self._by_model.setdefault(model, []).append(record)
+            self._by_model.setdefault((model, record.config.trained), []).append(record)
 
     def of(self, wanted: Wanted) -> list[RunRecord]:
         """One record a category, in the dataset's order; without ``extras`` those that have none come first.
@@ -33,7 +34,7 @@ class Runs:
         model = with_layers(wanted.model)
         model = model.normalised(self._channels.get((model.backbone, model.layers), 0))
         found: dict[str, RunRecord] = {}
-        for record in sorted(self._by_model.get(model, ()), key=_rank):
+        for record in sorted(self._by_model.get((model, wanted.trained), ()), key=_rank):
             if set(wanted.extras) <= set(record.config.extras):
                 found.setdefault(record.dataset.category, record)
         return sorted(found.values(), key=lambda record: category_order(record.dataset))

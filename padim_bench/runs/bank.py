@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from padim_bench.data.drawn import Drawn
 from padim_bench.data.loading import (
     CategoryReader,
     Masks,
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from padim_bench.runs.images import ImageUnit
 
 
+# What decides principal components: the layers, and of which images.
+Learned = tuple[Members, Drawn | None]
+
+
 class HeldBank:
     """All images of the unit and all features that its configurations need, from one backbone pass."""
 
@@ -56,7 +61,7 @@ class HeldBank:
     ) -> None:
         settings, name = unit.settings, unit.category.name
         self._unit, self._layouts, self._timings = unit, Layouts(unit, session), timings
-        self._components: dict[Members, Tensor] = {}
+        self._components: dict[Learned, Tensor] = {}
         progress.stage(name, "decode")
         with stopwatch(timings, "decode", settings.execution.device):
             self._loaded = loaded = session.load(unit, progress.advance)
@@ -99,18 +104,23 @@ class HeldBank:
 
     def embedding(self, config: RunConfig, names: Members) -> PatchEmbedding:
         """The embedding of one member of a configuration; principal components are computed once per layers."""
-        if REDUCTIONS[config.model.reduction].learned and names not in self._components:
+        learned = names, config.trained
+        if REDUCTIONS[config.model.reduction].learned and learned not in self._components:
             with stopwatch(self._timings, "principal_components"):
                 moments = ChannelMoments(self._layouts.whole(names))
-                moments.update(self._train.select(names, moments.embedding))
-                self._components[names] = principal_components(moments)[0]
-        return self._layouts.embedding(config, names, self._components.get(names))
+                moments.update(self._train.select(names, moments.embedding, self._drawn(config)))
+                self._components[learned] = principal_components(moments)[0]
+        return self._layouts.embedding(config, names, self._components.get(learned))
 
     def moments(self, config: RunConfig, names: Members, embedding: PatchEmbedding) -> tuple[TrainingMoments, bool]:
         """Training moments of that embedding, and whether nothing else will ask for them."""
         moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER)
-        moments.update(self._train.select(names, embedding))
+        moments.update(self._train.select(names, embedding, self._drawn(config)))
         return moments, True
+
+    def _drawn(self, config: RunConfig) -> Sequence[int] | None:
+        """Which of the training images a configuration learns from; None for all."""
+        return None if config.trained is None else config.trained.indices(self._train.n)
 
     def tested(
         self, config: RunConfig, timings: dict[str, float]
@@ -141,7 +151,7 @@ class StreamedBank:
         self._backbone = session.backbone(unit)
         self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.execution.threads)
         self.labels = self._reader.labels
-        self._components: dict[Members, Tensor] = {}
+        self._components: dict[Learned, Tensor] = {}
         self._moments: dict[Key, TrainingMoments] = {}
         self._uses: dict[Key, int] = {}
         self._test: Features | None = None
@@ -175,7 +185,7 @@ class StreamedBank:
 
     def embedding(self, config: RunConfig, names: Members) -> PatchEmbedding:
         """The embedding of one member of a configuration."""
-        return self._layouts.embedding(config, names, self._components.get(names))
+        return self._layouts.embedding(config, names, self._components.get((names, config.trained)))
 
     def moments(self, config: RunConfig, names: Members, _: PatchEmbedding) -> tuple[TrainingMoments, bool]:
         """Training moments of a member's embedding, and whether nothing else will ask for them."""
@@ -206,17 +216,17 @@ class StreamedBank:
     def _find_components(self) -> None:
         """Principal components of all configurations that project onto them, in one pass."""
         learned = [c for c in self._unit.configs if REDUCTIONS[c.model.reduction].learned]
-        wanted = dict.fromkeys(names for c in learned for names in members(c))
+        wanted = dict.fromkeys((names, c.trained) for c in learned for names in members(c))
         if not wanted:
             return
         self._progress.stage(self._unit.category.name, f"{self._unit.weights.arch} principal components")
-        found = {names: ChannelMoments(self._layouts.whole(names)) for names in wanted}
-        for maps in self._trained():
+        found = {one: ChannelMoments(self._layouts.whole(one[0])) for one in wanted}
+        for start, maps in self._trained():
             with stopwatch(self._timings, "principal_components"):
-                for names, moments in found.items():
-                    moments.update(moments.embedding.select([maps[name] for name in names]))
+                for (names, drawn), moments in found.items():
+                    self._fold(moments, names, maps, drawn, start)
         with stopwatch(self._timings, "principal_components"):
-            self._components = {names: principal_components(moments)[0] for names, moments in found.items()}
+            self._components = {one: principal_components(moments)[0] for one, moments in found.items()}
 
     def _learn(self, group: Group) -> None:
         """The moments of the group's embeddings, from one pass over the training images."""
@@ -231,13 +241,32 @@ class StreamedBank:
                         COMPUTE_DTYPES[config.model.compute_dtype],
                         NEVER if room is None else room,
                     )
-        for maps in self._trained():
+        for start, maps in self._trained():
             with stopwatch(self._timings, "fold", self._unit.settings.execution.device):
                 for one, moments in self._moments.items():
-                    moments.update(moments.embedding.select([maps[name] for name in one[0]]))
+                    self._fold(moments, one[0], maps, one[-1], start)
 
-    def _trained(self) -> Iterator[dict[str, Tensor]]:
-        """Feature maps of the training images by layer, batch by batch."""
+    def _fold(
+        self,
+        moments: TrainingMoments | ChannelMoments,
+        names: Members,
+        maps: dict[str, Tensor],
+        drawn: Drawn | None,
+        start: int,
+    ) -> None:
+        """Adds those of a batch, whose first image is ``start``, that were drawn, as often as they were."""
+        chosen = [maps[name] for name in names]
+        if drawn is not None:
+            stop = start + len(chosen[0])
+            here = [i - start for i in drawn.indices(len(self._unit.category.train)) if start <= i < stop]
+            if not here:
+                return
+            chosen = [layer[here] for layer in chosen]
+        moments.update(moments.embedding.select(chosen))
+
+    def _trained(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Feature maps of the training images by layer, batch by batch, each with the number of its first image."""
+        start = 0
         for images, _ in self._decoded(
             "train", self._unit.settings.execution.batch_size, self._reader.protocol, self._timings
         ):
@@ -247,7 +276,8 @@ class StreamedBank:
             with stopwatch(self._timings, "backbone_train", self._unit.settings.execution.device):
                 maps = dict(zip(self._backbone.layers, self._backbone(batch), strict=True))
             self._advance("train", len(batch))
-            yield maps
+            yield start, maps
+            start += len(batch)
 
     def _hold_tested(self, group: Group) -> Features:
         """Features of all test images for the group; masks are kept where they are to be held."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from padim_bench.data.drawn import Drawn, count_of
 from padim_bench.data.loading import mask_pixels
 from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
@@ -43,8 +44,8 @@ HISTOGRAM_BYTES = 33 << 20
 _PCA_BYTES_PER_CHANNEL = 256 * 12
 
 Members = tuple[str, ...]
-# What decides an embedding's moments: the layers, how they are reduced, and the dtype of the means.
-Key = tuple[Members, str, int | None, int, str]
+# What decides an embedding's moments: the layers, how they are reduced, the dtype of the means, and of which images.
+Key = tuple[Members, str, int | None, int, str, Drawn | None]
 
 
 def members(config: RunConfig) -> list[Members]:
@@ -55,7 +56,7 @@ def members(config: RunConfig) -> list[Members]:
 def key(config: RunConfig, names: Members) -> Key:
     """Configurations that share it differ only in what is made of the same training moments."""
     model = config.model
-    return names, model.reduction, model.n_features, model.seed, model.compute_dtype
+    return names, model.reduction, model.n_features, model.seed, model.compute_dtype, config.trained
 
 
 class Layouts:
@@ -101,7 +102,7 @@ class Layouts:
 
     def one(self, one: Key) -> PatchEmbedding:
         """An embedding as large as that of a key; of principal components with other numbers."""
-        names, reduction, n_features, seed, _ = one
+        names, reduction, n_features, seed, _, _ = one
         channels = tuple(self._channels[name] for name in names)
         grids = tuple(self._grids[name] for name in names)
         if REDUCTIONS[reduction].projects:  # whose making takes long
@@ -172,7 +173,8 @@ def plan_unit(unit: ImageUnit, session: Session) -> Plan:
         selected = sum(selected_bytes(layouts.one(key(config, names))) for names in members(config))
         channels = max(layouts.whole(names).n_features for names in members(config))
         pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if REDUCTIONS[config.model.reduction].learned else 0
-        return max(n_train * selected, pca, map_bytes(config))
+        n_used = max(n_train, count_of(config.trained, n_train))
+        return max(n_used * selected, pca, map_bytes(config))
 
     size = unit.configs[0].protocol.size
     whole = (n_train + n_test) * (3 * size**2 + layouts.kept_bytes(unit.configs)) + max(map(alone, unit.configs))
@@ -201,7 +203,12 @@ def plan_unit(unit: ImageUnit, session: Session) -> Plan:
     def group(configs: Sequence[RunConfig]) -> Group:
         test_bytes, tested_held = tested(configs)
         costs = [
-            training_cost(layouts.one(one), COMPUTE_DTYPES[one[4]], n_train, unit.settings.execution.batch_size)
+            training_cost(
+                layouts.one(one),
+                COMPUTE_DTYPES[one[4]],
+                count_of(one[5], n_train),
+                unit.settings.execution.batch_size,
+            )
             for one in keys(configs)
         ]
         rooms, used = share(costs, limit - test_bytes)
@@ -243,8 +250,12 @@ def statements(unit: ImageUnit, session: Session) -> list[str]:
             f"{told(plan.whole)}, over the limit of {told(limit)} (--memory-limit): {how}; about {told(plan.needed)} "
             "needed beside the model"
         )
-    heaviest = max(unit.configs, key=lambda c: layouts.state_bytes(c, n_train))
-    if (own := layouts.state_bytes(heaviest, n_train)) > limit:
+
+    def own_bytes(config: RunConfig) -> int:
+        return layouts.state_bytes(config, count_of(config.trained, n_train))
+
+    heaviest = max(unit.configs, key=own_bytes)
+    if (own := own_bytes(heaviest)) > limit:
         lines.append(
             f"{heaviest.model_name} {heaviest.model.strategy} {heaviest.model.storage}: the model itself takes "
             f"{told(own)} whatever the number of images, over the limit of {told(limit)}: a smaller --n-features, "

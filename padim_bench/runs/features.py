@@ -19,12 +19,22 @@ class Features:
     layers: dict[str, Tensor]
     kept: dict[str, Tensor]  # per layer, the channels held, ascending
 
-    def select(self, names: Sequence[str], embedding: PatchEmbedding) -> list[Tensor]:
-        """What ``embedding.select`` would give of the whole feature maps of the layers ``names``."""
+    def select(
+        self, names: Sequence[str], embedding: PatchEmbedding, images: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """What ``embedding.select`` would give of the whole feature maps of the layers ``names``.
+
+        Of all images, or of those that are named, as often as they are.
+        """
+        rows = None if images is None else torch.tensor(images)
         selected = []
         for name, wanted in zip(names, embedding.local_channels, strict=True):
             held = torch.searchsorted(self.kept[name], wanted)
-            selected.append(take_channels(self.layers[name].flatten(2), held))
+            layer = self.layers[name].flatten(2)
+            if rows is None:
+                selected.append(take_channels(layer, held))
+            else:
+                selected.append(layer[rows.to(layer.device).unsqueeze(1), held.to(layer.device)])
         return embedding.project(selected)
 
     def images(self, start: int, stop: int) -> Features:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from padim_bench.data.loading import sample_name
 from padim_bench.data.samples import Category, Sample
-from padim_bench.errors import PadimBenchError, StrategyInvalidError
+from padim_bench.errors import ONE_IMAGE, PadimBenchError, StrategyInvalidError
 from padim_bench.evaluation import Maps
 from padim_bench.machine.environment import PeakMemory, larger
 from padim_bench.machine.progress import Progress
@@ -89,7 +89,10 @@ class ImageUnit:
         return (2 + len(self.configs)) * self._n_images
 
     def statements(self, session: Session) -> list[str]:
-        return statements(self, session)
+        alone = [f"{self.category.name}: {ONE_IMAGE}"] if len(self.category.train) == 1 else []
+        if any(config.trained is not None and config.trained.n == 1 for config in self.configs):
+            alone.append(f"draws of one image: {ONE_IMAGE}")
+        return alone + statements(self, session)
 
     def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """Of records with pixel metrics from histograms, those whose maps this limit would hold."""

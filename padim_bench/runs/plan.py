@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,24 +35,22 @@ def plan(
     settings: Settings,
     *,
     results: Path | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> list[Unit]:
     """All units, category by category, so that each category's images are decoded once. No network is built.
+
+    Draws of training images that a category has too few for are left out, and said to be.
 
     Args:
         categories: those to run over.
         models: what to run with which weights, whose architecture is the model's.
         settings: of all runs.
         results: folder whose records may tell how many channels a network has that the registry does not know.
+        on_message: told in a line what is left out.
 
-    Raises PadimBenchError for layers or numbers of features that a backbone does not have, and for a
-    category with a single training image.
+    Raises PadimBenchError for layers or numbers of features that a backbone does not have, for draws that there
+    cannot be, and where all are left out.
     """
-    for category in categories:
-        if len(category.train) < 2:
-            raise PadimBenchError(
-                f"{category.name} has {len(category.train)} training image, a covariance needs at least 2: add normal "
-                f"images beside {category.train[0].image}"
-            )
     channels = Channels(results)
     groups: dict[tuple[ImageChoices, Weights, str], dict[RunConfig, None]] = {}
     planned: set[tuple[RunConfig, str]] = set()
@@ -68,9 +66,26 @@ def plan(
     units: list[Unit] = []
     for category in categories:
         for (_, weights, _), group in ordered:
-            configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in group)
-            units.append(ImageUnit(category, weights, configs, settings))
+            here = [c for c in group if c.trained is None or c.trained.fits(len(category.train))]
+            configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in here)
+            units += [ImageUnit(category, weights, configs, settings)] if configs else []
+    too_many = _too_many(categories, [wanted for wanted, _ in models])
+    if too_many and not units:
+        raise PadimBenchError(f"{'; '.join(too_many)}: a draw is of fewer images than there are for training")
+    for line in too_many:
+        on_message(f"{line}: left out, since that is all of them or more")
     return units
+
+
+def _too_many(categories: Sequence[Category], models: Sequence[Wanted]) -> list[str]:
+    """For each category that has no more training images than some draws ask for, how many they are."""
+    lines = []
+    for category in categories:
+        n = len(category.train)
+        asked = sorted({w.trained.count(n) for w in models if w.trained is not None and not w.trained.fits(n)})
+        if asked:
+            lines.append(f"{category.name} has {n} training images: draws of {', '.join(map(str, asked))}")
+    return lines
 
 
 def plan_scenes(
@@ -89,6 +104,8 @@ def plan_scenes(
     for wanted, weights in models:
         if REDUCTIONS[wanted.model.reduction].learned or wanted.model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
+        if wanted.trained is not None:
+            raise PadimBenchError("video scenes are read once, frame by frame: frames for training are not drawn")
         config = replace(model_config(wanted, weights, settings), every=every)
         protocol, dtype = config.protocol, config.model.backbone_dtype
         groups.setdefault((protocol.images, protocol.mask_choices, weights, dtype), {})[config] = None
@@ -103,7 +120,9 @@ def plan_scenes(
 def model_config(wanted: Wanted, weights: Weights, settings: Settings, channels: Channels | None = None) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
     model = replace(wanted.model, backbone=weights.arch, layers=layer_names(weights.arch, wanted.model.layers))
-    config = RunConfig("", "", model, weights.label, settings.execution, wanted.extras)
+    config = RunConfig("", "", model, weights.label, settings.execution, wanted.extras, trained=wanted.trained)
+    if wanted.trained is not None and (problem := wanted.trained.problem()):
+        raise PadimBenchError(f"a draw of training images has {problem}")
     n_channels = (channels or Channels()).of(weights.arch, config.layers, model.protocol.size)
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)

@@ -28,6 +28,7 @@ from padim_bench.records.runs import (
     RunMemory,
     RunRecord,
     Score,
+    TrainedOn,
 )
 
 
@@ -112,4 +113,5 @@ def make_record(
         scores=tuple(map(Score, names, labels, scores)) if scores else (),
         environment=Environment(**environment(config.execution.device)),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        trained_on=TrainedOn.of(config.trained, dataset.n_train),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from padim_bench.cli.program import make_parser
+from padim_bench.cli.run import drawn_images
+from padim_bench.data.drawn import Drawn
 from padim_bench.errors import PadimBenchError
 
 MODELS = ("backbone", "n_features", "seed", "strategy", "storage")
@@ -32,6 +34,21 @@ def test_an_older_spelling_means_what_the_name_means(
     needed = () if option == "--backbone" else ("--backbone", "resnet18")
     assert parsed(command, *needed, option, value)[option.removeprefix("--")] == meant
     assert parsed(command, *needed, older, value) == parsed(command, *needed, option, value)
+
+
+def test_training_images_are_drawn_as_the_words_say() -> None:
+    def drawn(*words: str) -> list[Drawn | None]:
+        return drawn_images(make_parser().parse_args(["run", "--backbone", "resnet18", *words]))
+
+    assert drawn() == [None]
+    assert drawn("--train-images", "8,1") == [Drawn(8, 0), Drawn(1, 0)]
+    words = ("--train-images", "all,8,bootstrap", "--train-draw", "2,3")
+    resamples = [Drawn(None, draw, replaced=True) for draw in (2, 3)]
+    assert drawn(*words) == [None, Drawn(8, 2), Drawn(8, 3), *resamples]
+    with pytest.raises(PadimBenchError, match="--train-draw: all training images are no draw"):
+        drawn("--train-draw", "1")
+    with pytest.raises(PadimBenchError, match="argument --train-images: '0' is not between 1 and"):
+        drawn("--train-images", "0")
 
 
 def test_run_and_profile_understand_the_same_words_alike() -> None:

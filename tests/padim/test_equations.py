@@ -20,6 +20,12 @@ def test_two_images_in_two_dimensions_by_hand() -> None:
     assert mahalanobis([[2, 3], [1, 4], [1, 3]], mu, sigma) == pytest.approx([(9 / 11) ** 0.5, (3 / 11) ** 0.5, 0])
 
 
+def test_the_distance_from_one_image_is_the_euclidean_one_over_the_root_of_epsilon() -> None:
+    mu, sigma = gaussian([[1, 2]], epsilon=0.25)
+    assert (mu.tolist(), sigma.tolist()) == ([1, 2], [[0.25, 0], [0, 0.25]])
+    assert mahalanobis([[4, 6], [1, 2]], mu, sigma) == pytest.approx([5 / 0.5, 0])
+
+
 def test_positions_are_independent_of_each_other_and_float32_is_widened() -> None:
     generator = np.random.default_rng(0)
     train, images = (generator.normal(size=(n, 4, 3)).astype(np.float32) for n in (9, 5))

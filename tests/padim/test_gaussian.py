@@ -15,6 +15,7 @@ from padim_bench.padim import equations
 from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import fit_gaussians
 from padim_bench.padim.moments import TrainingMoments
+from padim_bench.padim.strategies import GATES
 from padim_bench.padim.tiling import MEASURED, Tiling
 from tests.padim.small_moments import EMBEDDING, features, moments_of
 
@@ -74,9 +75,29 @@ def test_a_wrong_factorisation_never_passes(monkeypatch: pytest.MonkeyPatch) -> 
         fit_gaussians(moments_of(features(9)), epsilon=0.01, strategy="explicit")
 
 
-def test_one_image_and_nan_are_refused() -> None:
-    with pytest.raises(PadimBenchError, match="at least 2"):
-        fit_gaussians(moments_of(features(1)), epsilon=0.01)
+@pytest.mark.parametrize("limit", [1 << 30, 1], ids=["held", "streamed"])
+@pytest.mark.parametrize("name", [*STRATEGIES, "auto"])
+def test_one_image_and_two_have_gaussians_too(name: str, limit: int) -> None:
+    def distances(n: int, storage: str) -> tuple[Tensor, Tensor]:
+        train, test = features(n), features(4, seed=1)
+        fitted = fit_gaussians(moments_of(train, limit=limit), epsilon=0.01, strategy=name, storage=storage)
+        exact = equations.distances(*(EMBEDDING.embed(part).flatten(2) for part in (train, test)), 0.01) ** 2
+        return fitted.squared_distances(EMBEDDING.select(test)), torch.from_numpy(exact)
+
+    for storage, gate in GATES.items():
+        found, exact = distances(1, storage)  # without a covariance, of which a lossy strategy would lose some
+        np.testing.assert_allclose(found, exact, rtol=gate)
+    x, y = (EMBEDDING.embed(features(n, seed)).flatten(2) for n, seed in ((1, 0), (4, 1)))
+    np.testing.assert_allclose(exact, (y - x).double().square().sum(dim=1) / 0.01)
+    for storage in ("float64", "float32") if name != "diagonal" else ():
+        found, exact = distances(2, storage)
+        # Streamed scatter is kept in float32: 6e-8 of its entries, against epsilon.
+        np.testing.assert_allclose(found, exact, rtol=2e-4 if limit == 1 or storage == "float32" else 1e-8)
+
+
+def test_no_image_and_nan_are_refused() -> None:
+    with pytest.raises(PadimBenchError, match="at least 1"):
+        fit_gaussians(moments_of(), epsilon=0.01)
     poisoned = features(3)
     poisoned[1][2, 0, 0, 0] = float("nan")
     with pytest.raises(PadimBenchError, match="images 0 to 2 contain NaN"):

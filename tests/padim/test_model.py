@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from padim_bench import PROTOCOLS, PaDiM, PadimBenchError, create_backbone, load_images
 from padim_bench.data.samples import Sample
+from padim_bench.errors import DataWarning
 from padim_bench.padim.anomaly_map import anomaly_maps
 from padim_bench.padim.equations import distances
 from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
@@ -122,6 +123,28 @@ def test_partial_fits_and_merged_models_score_as_one_fit(backbone: torch.nn.Modu
         torch.testing.assert_close(left.score(TEST)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["cholesky", "auto"])
+def test_one_image_has_a_model_and_a_warning_and_may_be_added_to(
+    backbone: torch.nn.Module, tmp_path: Path, strategy: str
+) -> None:
+    with pytest.warns(DataWarning, match="1 training image has no covariance"):
+        model = small(backbone, strategy=strategy).fit(TRAIN[:1])
+    embedding = model.gaussians.embedding
+    one, others = (embedding.embed(backbone(i)).flatten(2).double() for i in (TRAIN[:1], TEST))
+    distances = ((others - one).square().sum(dim=1) / 0.01).sqrt()
+    expected, _ = anomaly_maps(distances.reshape(3, 16, 16), (64, 64), PROTOCOLS["paper"])
+    found, _ = model.score(TEST)
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-5)
+    model.save(tmp_path / "one.safetensors")
+    torch.testing.assert_close(PaDiM.load(tmp_path / "one.safetensors").score(TEST)[0], found, rtol=0, atol=0)
+
+    first, second = (small(backbone, strategy=strategy).partial_fit(TRAIN[i : i + 1]) for i in (0, 1))
+    with pytest.warns(DataWarning, match="1 training image"):
+        torch.testing.assert_close(first.score(TEST)[0], found, rtol=1e-6, atol=1e-6)
+    both = small(backbone, strategy=strategy).fit(TRAIN[:2]).score(TEST)[0]
+    torch.testing.assert_close(first.merge(second).score(TEST)[0], both, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("strategy", ["explicit", "cholesky", "whitening", "woodbury", "dual", "diagonal", "auto"])
 def test_a_loaded_model_scores_bit_identically(
@@ -172,8 +195,6 @@ def test_what_cannot_be_done_says_why(backbone: torch.nn.Module) -> None:
         model.score(TEST)
     with pytest.raises(PadimBenchError, match="empty iterable"):
         model.fit([])
-    with pytest.raises(PadimBenchError, match="at least 2"):
-        model.fit(TRAIN[:1])
     with pytest.raises(PadimBenchError, match="after images of"):
         model.fit([TRAIN, TRAIN[:, :, :32, :32]])
     model.fit(TRAIN)

@@ -71,7 +71,7 @@ def test_exact_strategies_equal_float64(name: str, source: str, n: int, threads:
 @given(
     name=st.sampled_from([n for n in EXACT if n not in LU_MAY_RAISE]),
     p=st.integers(1, 3),
-    n=st.integers(2, 40),
+    n=st.integers(1, 40),
     d=st.integers(1, 70),
     b=st.integers(1, 3),
     epsilon=st.sampled_from([1e-3, 0.01, 1.0]),
@@ -86,7 +86,7 @@ def test_any_shape_equals_float64(name: str, p: int, n: int, d: int, b: int, eps
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_bytes_stored_are_those_stated_and_distances_never_negative(name: str) -> None:
-    for n, d in ((12, 40), (60, 40), (30, 300)):
+    for n, d in ((12, 40), (60, 40), (30, 300), (1, 40), (2, 40)):
         x = training(2, n, d)
         try:
             state = STRATEGIES[name].fit(PositionChunk(n, 0.01, centred=x))

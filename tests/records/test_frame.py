@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from padim_bench import PadimBenchError, load_results
+from padim_bench.data.drawn import Drawn
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import headline
 from padim_bench.records.files import write_record
@@ -96,6 +97,13 @@ def test_a_run_with_resampled_metrics_has_their_intervals() -> None:
     assert (frame.low[0, "pro"], frame.high[0, "pro"]) == pytest.approx((0.025, 0.975))
     assert frame.low[0, "pixel_auroc"] != frame.low[0, "pixel_auroc"]  # NaN
     assert frame.low.notna().sum() == frame.high.notna().sum() == 1
+
+
+def test_runs_of_some_of_the_training_images_are_told_apart_from_those_of_all() -> None:
+    draws = (None, Drawn(8, 3), Drawn(None, 2, replaced=True))
+    frame = values([run_record(run_config(trained=drawn)) for drawn in draws])
+    lines = frame[frame.metric == "pro"][["trained", "n_trained", "draw"]]
+    assert lines.values.tolist() == [["all", 209, 0], ["drawn", 8, 3], ["bootstrap", 209, 2]]
 
 
 @pytest.mark.parametrize("change", [{"layers": ("layer1", "layer3")}, {"backbone_dtype": "bfloat16"}])
@@ -186,7 +194,7 @@ def test_the_columns_say_which_runs_a_printed_mean_is_over(committed: pd.DataFra
     chosen = frame[
         (frame.model == "R18-Rd100") & (frame.protocol == "paper") & (frame.strategy == "cholesky")
         & (frame.storage == "float32") & (frame.category == "grid") & (frame.metric == "pro") & (frame.seed < 10)
-        & (frame.extras == "")
+        & (frame.extras == "") & (frame.trained == "all")
     ]  # fmt: skip
     assert len(chosen) == 10
     printed = next(

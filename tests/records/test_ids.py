@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from padim_bench.data.drawn import Drawn
 from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.digests import IMAGENET_MEAN, IMAGENET_STD
 from padim_bench.protocols import CHOICES, PROTOCOLS
@@ -98,7 +99,9 @@ def test_whatever_decides_a_number_decides_the_id(part: str, field: str) -> None
     assert read_config(plain(changed)) == changed
 
 
-@pytest.mark.parametrize("changes", [{"dataset": "demo"}, {"category": "grid"}, {"extras": ("x",)}, {"every": 5}])
+@pytest.mark.parametrize(
+    "changes", [{"dataset": "demo"}, {"category": "grid"}, {"extras": ("x",)}, {"every": 5}, {"trained": Drawn(8)}]
+)
 def test_what_it_is_of_decides_the_id(changes: dict[str, Any]) -> None:
     assert replace(run_config(), **changes).run_id(SPLIT, TENSORS) != run_config().run_id(SPLIT, TENSORS)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from padim_bench import PadimBenchError
+from padim_bench.data.drawn import Drawn
 from padim_bench.metrics.resampling import N_RESAMPLES
 from padim_bench.protocols import get_protocol
 from padim_bench.records.runs import RunRecord
@@ -75,6 +76,14 @@ def test_of_what_a_name_may_mean_the_pair_that_differs_in_least_is_taken() -> No
     assert values("paper", "anomalib") == (90, 70)
     assert values("R18-Rd100/anomalib", "R18-Rd200/float16") == (70, 60)
     assert values(records[2].id[:12], records[0].id) == (70, 90)
+
+
+def test_runs_of_some_of_the_training_images_are_meant_where_they_are_named() -> None:
+    records = [record(0.9), record(0.8, trained=Drawn(8, 0)), record(0.7, n_features=200, trained=Drawn(8, 0))]
+    found = compare(records, "R18-Rd100/n8-d0", "R18-Rd100", "pro")
+    assert found.differences["mean"].value == pytest.approx(-10)
+    assert "n8-d0" in found.first.title
+    assert "no valid run is all of R18-Rd200" in refused(records, "R18-Rd100", "R18-Rd200")
 
 
 def test_a_model_goes_by_its_title_in_the_tables_too() -> None:

@@ -43,6 +43,7 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("gaps", 'presets = ["paper"', 'preset = ["paper"', "presets: field required"),
         ("pro", 'rival = "SPADE"', "", "rival: field required"),
         ("pro", "walk = [", "walks = [", "walk: field required"),
+        ("shots", "draws = 5", "draw = 5", "draws: field required"),
         ("strategies", "dtypes = ", "dtype = ", "dtypes: field required"),
         ("table7", 'strategies = ["auto"]', 'strategies = "auto"', "models.0.strategies: "),
         ("table8", "grid = 56", "grid = 56.5", "datasets.0.grid: "),

@@ -36,6 +36,11 @@ class PositionChunk:
     centred: Tensor | None = None
     scatter: Tensor | None = None
 
+    @property
+    def freedom(self) -> int:
+        """What the scatter is divided by: n - 1; of one image, whose scatter is 0, 1: its covariance is epsilon I."""
+        return max(self.n - 1, 1)
+
     def covariance(self, *, lower: bool = False) -> Tensor:
         """Equation 1 of the paper: scatter / (n - 1) + epsilon I, (P, D, D). The caller may overwrite it.
 
@@ -46,7 +51,7 @@ class PositionChunk:
         else:
             assert self.scatter is not None
             sigma = self.scatter.clone()
-        sigma /= self.n - 1
+        sigma /= self.freedom
         sigma.diagonal(dim1=1, dim2=2).add_(self.epsilon)
         return sigma
 

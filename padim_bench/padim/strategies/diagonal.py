@@ -13,7 +13,7 @@ def fit(chunk: PositionChunk) -> State:
     else:
         assert chunk.scatter is not None
         variances = chunk.scatter.diagonal(dim1=1, dim2=2).clone()
-    return {"variances": variances / (chunk.n - 1) + chunk.epsilon}
+    return {"variances": variances / chunk.freedom + chunk.epsilon}
 
 
 def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:

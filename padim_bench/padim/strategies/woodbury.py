@@ -39,6 +39,8 @@ def image_rows(chunk: PositionChunk) -> Tensor | None:
     n, centred = chunk.n, chunk.centred
     if centred is None or n - 1 > centred.shape[2]:
         return None
+    if n == 1:  # nothing is left of its mean but the mean
+        return centred[:, 1:]
     mirror = torch.full((n, 1), n**-0.5, dtype=centred.dtype, device=centred.device)
     mirror[0] += 1
     mirror /= mirror.norm()
@@ -52,8 +54,9 @@ def principal_rows(chunk: PositionChunk) -> tuple[Tensor, Tensor]:
     sigma.diagonal(dim1=1, dim2=2).sub_(chunk.epsilon)
     eigenvalues, vectors = torch.linalg.eigh(sigma)
     rank = min(chunk.n - 1, sigma.shape[1])  # eigh sorts ascending; the rest is rounding
-    eigenvalues = eigenvalues[:, -rank:]
-    return eigenvalues, vectors[:, :, -rank:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
+    first = sigma.shape[1] - rank
+    eigenvalues = eigenvalues[:, first:]
+    return eigenvalues, vectors[:, :, first:].mT * eigenvalues.clamp(min=0).sqrt().unsqueeze(2)
 
 
 def apply(state: State, delta: Tensor, epsilon: float) -> Tensor:
