@@ -13,7 +13,8 @@ def add_to(commands: Commands) -> None:
     """Adds ``list`` to the commands."""
     parser = commands.add_parser("list", help="what there is to choose from")
     parser.add_argument(
-        "what", choices=["backbones", "reductions", "strategies", "protocols", "tables", "datasets", "metrics"]
+        "what",
+        choices=["backbones", "methods", "reductions", "strategies", "protocols", "tables", "datasets", "metrics"],
     )
     parser.set_defaults(command=list_choices)
 
@@ -22,6 +23,7 @@ def list_choices(arguments: argparse.Namespace, output: Output) -> None:
     """Prints a line for each choice: its name, and what it is."""
     listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "backbones": _list_backbones,
+        "methods": _list_methods,
         "reductions": _list_reductions,
         "strategies": _list_strategies,
         "protocols": _list_protocols,
@@ -45,6 +47,14 @@ def _list_backbones() -> list[tuple[str, str]]:
         layers = "+".join(paper_layers(arch))
         rows += [(f"{arch}.{tag}", layers) for tag in known_tags(arch)]
     return [*rows, ("ARCH[.TAG]", "any other timm model, with --layers")]
+
+
+def _list_methods() -> list[tuple[str, str]]:
+    from padim_bench.baselines import BASELINES
+    from padim_bench.padim.config import PADIM
+
+    rows = [(b.name, b.summary) for b in BASELINES.values()]
+    return [(PADIM, "PaDiM: a Gaussian to each position's embedding (arXiv:2011.08785)"), *rows]
 
 
 def _list_reductions() -> list[tuple[str, str]]:

@@ -36,7 +36,12 @@ def add_to(commands: Commands) -> None:
     add_layout(parser, single=True)
     add_models(parser, ["cholesky"])
     parser.add_argument(
-        "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
+        "--layers",
+        help="paper (the default), levels, from-zero, from-one, all (the default of other methods), or timm modules "
+        "joined by +",
+    )
+    parser.add_argument(
+        "--method", type=names, default=["padim"], metavar="NAME[,NAME]", help="see 'padim-bench list methods'"
     )
     parser.add_argument(
         "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
@@ -71,23 +76,26 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     categories = open_categories(root, arguments)
     protocol, settings = run_protocol(arguments), run_settings(arguments)
 
-    from padim_bench.padim.config import PaDiMConfig
+    from padim_bench.padim.config import PADIM, PaDiMConfig
     from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.weights import resolve_weights
     from padim_bench.records.config import Wanted
     from padim_bench.runs.executors import open_executor
+    from padim_bench.runs.methods import method_names
     from padim_bench.runs.plan import plan
     from padim_bench.runs.runner import run
 
     check_models(arguments)
     check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
+    check_choices("--method", arguments.method, method_names())
+    _check_meant(arguments)
     weights = [resolve_weights(name, arguments.weights) for name in arguments.backbone]
     models = [
         (
             Wanted(
                 PaDiMConfig(
                     one.arch,
-                    arguments.layers,
+                    arguments.layers or ("paper" if method == PADIM else "all"),
                     n,
                     reduction,
                     seed,
@@ -98,13 +106,15 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
                     arguments.backbone_dtype,
                     arguments.half_products,
                     protocol,
+                    method,
                 ),
                 trained=drawn,
             ),
             one,
         )
-        for one, n, seed, strategy, storage, reduction, drawn in product(
+        for one, method, n, seed, strategy, storage, reduction, drawn in product(
             weights,
+            arguments.method,
             arguments.n_features,
             arguments.seed,
             arguments.strategy,
@@ -132,6 +142,18 @@ def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:
     if arguments.train_draw and set(chosen) == {None}:
         raise PadimBenchError("--train-draw: all training images are no draw: give --train-images N or bootstrap too")
     return list(chosen)
+
+
+def _check_meant(arguments: argparse.Namespace) -> None:
+    """Raises PadimBenchError for an option that none of the methods asked for has."""
+    if "padim" in arguments.method:
+        return
+    usual = {"n_features": [100], "seed": [0], "strategy": ["cholesky"], "storage": ["float32"],
+             "half_products": "auto", "compute_dtype": "float64", "reduction": ["random"], "fusion": "concatenate",
+             "epsilon": None}  # fmt: skip
+    if odd := [name for name, value in usual.items() if getattr(arguments, name) != value]:
+        method = ", ".join(arguments.method)
+        raise PadimBenchError(f"--{odd[0].replace('_', '-')}: {method} has no such choice, padim alone: leave it out")
 
 
 def run_summary(outcome: Outcome) -> dict[str, Any]:

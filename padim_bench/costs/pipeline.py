@@ -27,7 +27,7 @@ from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.costs import FIT_STAGES, PERCENTILES, FitTimes, Percentiles
-from padim_bench.runs.result import fit_moments
+from padim_bench.runs.methods import fit_moments
 
 N_WARMUP = 3  # calls that are not timed, of whatever is timed over and over
 N_POSITIONS = 64  # spread over the grid, whose distances are compared with float64

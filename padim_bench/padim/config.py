@@ -10,6 +10,7 @@ from padim_bench.padim.reduction import REDUCTIONS, WHOLE
 from padim_bench.protocols import PROTOCOLS, STORED_STRICTLY, Protocol
 
 HALF_PRODUCTS = ("auto", "native", "widened")
+PADIM = "padim"  # the method that is not a baseline
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class PaDiMConfig:
         half_products: how a state in half precision is applied where its strategy allows both: "native", multiplied
             as it lies, "widened" to float32 first, or "auto", whichever this machine does faster.
         protocol: images, maps and epsilon.
+        method: PADIM, or the name of a baseline on the same feature maps, in whose normal form all that only PaDiM has
+            is as by default, and the strategy is called as the baseline.
     """
 
     backbone: str = "resnet18.tv_in1k"
@@ -44,13 +47,16 @@ class PaDiMConfig:
     backbone_dtype: str = "float32"
     half_products: str = "auto"
     protocol: Protocol = PROTOCOLS["paper"]
+    method: str = PADIM
 
     __pydantic_config__: ClassVar = STORED_STRICTLY
 
     @property
     def name(self) -> str:
-        """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions."""
+        """As the paper writes it: R18-Rd100, WR50-Rd550, or the architecture with its dimensions; spade-R18."""
         short = short_name(self.backbone.partition(".")[0])
+        if self.method != PADIM:
+            return f"{self.method}-{short}"
         if self.fusion == "sum":
             return f"{short}-sum"
         if len(self.layers) == 1:
@@ -59,6 +65,17 @@ class PaDiMConfig:
 
     def normalised(self, n_channels: int) -> PaDiMConfig:
         """The same model in one spelling: all channels are all, however chosen; what draws nothing has seed 0."""
+        if self.method != PADIM:
+            return PaDiMConfig(
+                backbone=self.backbone,
+                layers=self.layers,
+                n_features=None,
+                reduction=WHOLE,
+                strategy=self.method,
+                backbone_dtype=self.backbone_dtype,
+                protocol=self.protocol,
+                method=self.method,
+            )
         reduction = REDUCTIONS[self.reduction]
         if reduction.keeps_all or (self.n_features in {None, n_channels} and not reduction.projects):
             return replace(self, n_features=None, reduction=WHOLE, seed=0)

@@ -52,7 +52,12 @@ class PaperBackbone:
     maps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-RESNETS = Family("layer3", MappingProxyType({"paper": ("layer1", "layer2", "layer3")}))
+RESNETS = Family(
+    "layer3",
+    MappingProxyType(
+        {"paper": ("layer1", "layer2", "layer3"), "all": ("layer1", "layer2", "layer3", "layer4")},
+    ),
+)
 # The paper's "layers 7 (level 2), 20 (level 4), and 26 (level 5)" of EfficientNet-B5 fit no single way of counting
 # blocks. The readings: the last blocks of stages 2, 4 and 5 (40 + 128 + 176 channels); blocks 7, 20, 26 counted from 0
 # (40 + 176 + 176); the same counted from 1 (40 + 128 + 176).
@@ -64,11 +69,21 @@ EFFICIENTNETS = Family(
             "levels": ("blocks.1", "blocks.3", "blocks.4"),
             "from-zero": ("blocks.1", "blocks.4.0", "blocks.4"),
             "from-one": ("blocks.1.-2", "blocks.3", "blocks.4.-2"),
+            # Stem, seven stages and head, as MahalanobisAD (arXiv:2005.14140) has its nine levels.
+            "all": ("bn1", *(f"blocks.{i}" for i in range(7)), "bn2"),
         }
     ),
     ("tf_efficientnet", "efficientnet"),
 )
 FAMILIES = (RESNETS, EFFICIENTNETS)
+
+
+def _efficientnet_maps(*channels: int) -> dict[str, tuple[int, int]]:
+    """Of the layers "all", from the stem on; the first block of a stage has its channels and stride."""
+    strides = (2, 2, 4, 8, 16, 16, 32, 32, 32)
+    maps = dict(zip(EFFICIENTNETS.layers["all"], zip(channels, strides, strict=True), strict=True))
+    return maps | {"blocks.4.0": maps["blocks.4"]}
+
 
 PAPER_BACKBONES: dict[str, PaperBackbone] = {
     b.arch: b
@@ -79,7 +94,7 @@ PAPER_BACKBONES: dict[str, PaperBackbone] = {
             "tv_in1k",
             RESNETS.layers,
             short="R18",
-            maps={"layer1": (64, 4), "layer2": (128, 8), "layer3": (256, 16)},
+            maps={"layer1": (64, 4), "layer2": (128, 8), "layer3": (256, 16), "layer4": (512, 32)},
         ),
         PaperBackbone(
             "wide_resnet50_2",
@@ -87,14 +102,14 @@ PAPER_BACKBONES: dict[str, PaperBackbone] = {
             "tv_in1k",
             RESNETS.layers,
             short="WR50",
-            maps={"layer1": (256, 4), "layer2": (512, 8), "layer3": (1024, 16)},
+            maps={"layer1": (256, 4), "layer2": (512, 8), "layer3": (1024, 16), "layer4": (2048, 32)},
         ),
         PaperBackbone(
             "tf_efficientnet_b5",
             "EfficientNet-B5",
             "aa_in1k",
             EFFICIENTNETS.layers,
-            maps={"blocks.1": (40, 4), "blocks.3": (128, 16), "blocks.4": (176, 16), "blocks.4.0": (176, 16)},
+            maps=_efficientnet_maps(48, 24, 40, 64, 128, 176, 304, 512, 2048),
         ),
         PaperBackbone(
             "tf_efficientnet_b4",
@@ -102,7 +117,7 @@ PAPER_BACKBONES: dict[str, PaperBackbone] = {
             "aa_in1k",
             EFFICIENTNETS.layers,
             stand_in_for="tf_efficientnet_b5",
-            maps={"blocks.1": (32, 4), "blocks.3": (112, 16), "blocks.4": (160, 16), "blocks.4.0": (160, 16)},
+            maps=_efficientnet_maps(48, 24, 32, 56, 112, 160, 272, 448, 1792),
         ),
     )
 }
@@ -114,14 +129,15 @@ def short_name(arch: str) -> str:
     return (known and known.short) or arch
 
 
-def paper_layer_names(arch: str) -> tuple[str, ...]:
-    """timm module names of the paper's layers, by the architecture's name alone: no network is built.
+def named_layers(arch: str, name: str = "paper") -> tuple[str, ...]:
+    """timm module names of layers by what they are called, and the architecture's name alone: no network is built.
 
-    ``layers.paper_layers`` says the same of a network that exists, and refuses those that the paper does not speak of.
+    Names that stand for no layers are timm's own, joined by "+". ``layers.layer_names`` says the same of a network that
+    exists, and refuses those that the paper does not speak of.
     """
-    if arch in PAPER_BACKBONES:
-        return PAPER_BACKBONES[arch].layers["paper"]
-    return (EFFICIENTNETS if arch.startswith(EFFICIENTNETS.prefixes) else RESNETS).layers["paper"]
+    family = EFFICIENTNETS if arch.startswith(EFFICIENTNETS.prefixes) else RESNETS
+    known = PAPER_BACKBONES[arch].layers if arch in PAPER_BACKBONES else family.layers
+    return known[name] if name in known else tuple(name.split("+"))
 
 
 def known_maps(

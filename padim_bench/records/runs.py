@@ -14,6 +14,7 @@ from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 from padim_bench.data.drawn import Drawn, indices_digest
 from padim_bench.machine.reading import in_one_line
 from padim_bench.metrics.resampling import N_RESAMPLES
+from padim_bench.padim.config import PADIM
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
@@ -171,6 +172,8 @@ class RunRecord:
     def file_parts(self) -> tuple[str, ...]:
         """What its file is called after, before the id."""
         model = self.config.model
+        if model.method != PADIM:
+            return self.config.category, model.backbone, model.method
         short = REDUCTIONS[model.reduction].label.lower()
         n = "all" if model.n_features is None else f"{short}{model.n_features}-s{model.seed}"
         drawn = () if self.config.trained is None else (self.config.trained.label,)

@@ -8,7 +8,7 @@ from typing import Any
 
 from padim_bench.data.drawn import Drawn
 from padim_bench.padim.config import PaDiMConfig
-from padim_bench.padim.paper import paper_layer_names
+from padim_bench.padim.paper import named_layers
 from padim_bench.records.config import Wanted
 from padim_bench.records.merged import category_order
 from padim_bench.records.runs import RunRecord
@@ -48,6 +48,4 @@ def _rank(record: RunRecord) -> tuple[Any, ...]:
 def with_layers(model: PaDiMConfig) -> PaDiMConfig:
     """The same with its layers by name, as a run's configuration has them."""
     layers = model.layers
-    if isinstance(layers, str):
-        layers = paper_layer_names(model.backbone) if layers == "paper" else tuple(layers.split("+"))
-    return replace(model, layers=layers)
+    return replace(model, layers=named_layers(model.backbone, layers) if isinstance(layers, str) else layers)

@@ -23,8 +23,6 @@ from padim_bench.data.loading import (
 from padim_bench.machine.progress import Progress
 from padim_bench.machine.torch_settings import stopwatch
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.model import COMPUTE_DTYPES
-from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.projection import ChannelMoments, principal_components
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.sharing import NEVER
@@ -41,6 +39,7 @@ from padim_bench.runs.budget import (
     members,
 )
 from padim_bench.runs.features import Features, extract
+from padim_bench.runs.methods import Seen, training
 from padim_bench.runs.session import Session
 
 if TYPE_CHECKING:
@@ -112,11 +111,11 @@ class HeldBank:
                 self._components[learned] = principal_components(moments)[0]
         return self._layouts.embedding(config, names, self._components.get(learned))
 
-    def moments(self, config: RunConfig, names: Members, embedding: PatchEmbedding) -> tuple[TrainingMoments, bool]:
-        """Training moments of that embedding, and whether nothing else will ask for them."""
-        moments = TrainingMoments(embedding, COMPUTE_DTYPES[config.model.compute_dtype], NEVER)
-        moments.update(self._train.select(names, embedding, self._drawn(config)))
-        return moments, True
+    def seen(self, config: RunConfig, names: Members, embedding: PatchEmbedding) -> tuple[Seen, bool]:
+        """What has taken in its training images through that embedding, and whether nothing else will ask for it."""
+        seen = training(config, embedding, NEVER)
+        seen.update(self._train.select(names, embedding, self._drawn(config)))
+        return seen, True
 
     def _drawn(self, config: RunConfig) -> Sequence[int] | None:
         """Which of the training images a configuration learns from; None for all."""
@@ -152,7 +151,7 @@ class StreamedBank:
         self._reader = CategoryReader(unit.category, unit.configs[0].protocol, threads=unit.settings.execution.threads)
         self.labels = self._reader.labels
         self._components: dict[Learned, Tensor] = {}
-        self._moments: dict[Key, TrainingMoments] = {}
+        self._seen: dict[Key, Seen] = {}
         self._uses: dict[Key, int] = {}
         self._test: Features | None = None
         self._masks: dict[tuple[object, ...], Masks] = {}
@@ -181,17 +180,17 @@ class StreamedBank:
                 self._progress.stage(self._unit.category.name, f"{self._unit.weights.arch} test{told}")
                 self._test = self._hold_tested(group)
             yield group.configs
-            self._moments, self._test = {}, None
+            self._seen, self._test = {}, None
 
     def embedding(self, config: RunConfig, names: Members) -> PatchEmbedding:
         """The embedding of one member of a configuration."""
         return self._layouts.embedding(config, names, self._components.get((names, config.trained)))
 
-    def moments(self, config: RunConfig, names: Members, _: PatchEmbedding) -> tuple[TrainingMoments, bool]:
-        """Training moments of a member's embedding, and whether nothing else will ask for them."""
+    def seen(self, config: RunConfig, names: Members, _: PatchEmbedding) -> tuple[Seen, bool]:
+        """What has taken in all training images for a member, and whether nothing else will ask for it."""
         one = key(config, names)
         self._uses[one] -= 1
-        return (self._moments[one], False) if self._uses[one] else (self._moments.pop(one), True)
+        return (self._seen[one], False) if self._uses[one] else (self._seen.pop(one), True)
 
     def tested(
         self, config: RunConfig, timings: dict[str, float]
@@ -229,26 +228,22 @@ class StreamedBank:
             self._components = {one: principal_components(moments)[0] for one, moments in found.items()}
 
     def _learn(self, group: Group) -> None:
-        """The moments of the group's embeddings, from one pass over the training images."""
+        """What the group's configurations keep of the training images, from one pass over them."""
         for config in group.configs:
             for names in members(config):
                 one = key(config, names)
                 self._uses[one] = self._uses.get(one, 0) + 1
-                if one not in self._moments:
+                if one not in self._seen:
                     room = group.room[one]
-                    self._moments[one] = TrainingMoments(
-                        self.embedding(config, names),
-                        COMPUTE_DTYPES[config.model.compute_dtype],
-                        NEVER if room is None else room,
-                    )
+                    self._seen[one] = training(config, self.embedding(config, names), NEVER if room is None else room)
         for start, maps in self._trained():
             with stopwatch(self._timings, "fold", self._unit.settings.execution.device):
-                for one, moments in self._moments.items():
-                    self._fold(moments, one[0], maps, one[-1], start)
+                for one, seen in self._seen.items():
+                    self._fold(seen, one[0], maps, one[-1], start)
 
     def _fold(
         self,
-        moments: TrainingMoments | ChannelMoments,
+        moments: Seen | ChannelMoments,
         names: Members,
         maps: dict[str, Tensor],
         drawn: Drawn | None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from padim_bench.data.loading import sample_name
 from padim_bench.data.samples import Category, Sample
@@ -21,8 +20,6 @@ from padim_bench.machine.torch_settings import stopwatch
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import f1_thresholds
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians
-from padim_bench.padim.model import score_features
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
@@ -30,8 +27,8 @@ from padim_bench.records.facts import used
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.runs.budget import members, plan_unit, statements
-from padim_bench.runs.features import Features
-from padim_bench.runs.result import Result, fit_moments, make_record, rounded
+from padim_bench.runs.methods import Fitted, fit, has_maps, score
+from padim_bench.runs.result import Result, make_record, rounded
 from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Keep, with_full_path
 
@@ -133,24 +130,26 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
     memory = PeakMemory(settings.execution.device)
     timings: dict[str, float] = {}
     embeddings: list[PatchEmbedding] = []
-    fitted: list[PatchGaussians] = []
+    fitted: list[Fitted] = []
     try:
         embeddings += [bank.embedding(config, names) for names in members(config)]
         with stopwatch(timings, "fit", settings.execution.device):
             for names, embedding in zip(members(config), embeddings, strict=True):
-                moments, last = bank.moments(config, names, embedding)
-                fitted.append(fit_moments(config, moments, consume=last))
-                del moments
+                seen, last = bank.seen(config, names, embedding)
+                fitted.append(fit(config, seen, consume=last))
+                del seen
     except StrategyInvalidError as error:
         return Result(timings, memory.read(), embeddings, reason=str(error))
-    maps, parts = Maps(config.protocol, exact=bank.exact(config)), []
+    maps, parts = Maps(config.protocol, exact=bank.exact(config) or not has_maps(config)), []
     for features, masks in bank.tested(config, timings):
         with stopwatch(timings, "score", settings.execution.device):
-            found, scores = _score(config, fitted, embeddings, features)
+            selected = [features.select(names, e) for names, e in zip(members(config), embeddings, strict=True)]
+            found, scores = score(config, fitted, selected)
             parts.append(scores)
         with stopwatch(timings, "metrics", settings.execution.device):
-            maps.add(found, masks)
-        del features, found
+            if found is not None:
+                maps.add(found, masks)
+        del features, selected, found
     scores = torch.cat(parts)
     with stopwatch(timings, "metrics", settings.execution.device):
         metrics, bounds = maps.metrics(bank.labels, scores.numpy())
@@ -168,16 +167,6 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
         resampled=rounded(drawn) or None,
     )
     return Result(timings, memory.read(), embeddings, fitted, dict(metrics), extra, scores)
-
-
-def _score(
-    config: RunConfig, fitted: Sequence[PatchGaussians], embeddings: Sequence[PatchEmbedding], features: Features
-) -> tuple[Tensor, Tensor]:
-    """Maps and scores of the images that ``features`` are of."""
-    size = (config.protocol.size, config.protocol.size)
-    selected = [features.select(names, e) for names, e in zip(members(config), embeddings, strict=True)]
-    maps, scores = score_features(list(zip(fitted, selected, strict=True)), size, config.protocol)
-    return maps.cpu(), scores.cpu()
 
 
 def _record(

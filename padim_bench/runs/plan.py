@@ -9,6 +9,7 @@ from pathlib import Path
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.config import PADIM
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
 from padim_bench.padim.reduction import REDUCTIONS, check_reduction
@@ -17,6 +18,7 @@ from padim_bench.protocols import ImageChoices
 from padim_bench.records.config import FUSIONS, Execution, RunConfig, Wanted
 from padim_bench.runs.channels import Channels
 from padim_bench.runs.images import ImageUnit
+from padim_bench.runs.methods import method_names
 from padim_bench.runs.scenes import SceneUnit, dataset_name
 from padim_bench.runs.unit import Unit
 
@@ -52,20 +54,22 @@ def plan(
     cannot be, and where all are left out.
     """
     channels = Channels(results)
-    groups: dict[tuple[ImageChoices, Weights, str], dict[RunConfig, None]] = {}
+    groups: dict[tuple[ImageChoices, Weights, str, bool], dict[RunConfig, None]] = {}
     planned: set[tuple[RunConfig, str]] = set()
     for wanted, weights in models:
         config = model_config(wanted, weights, settings, channels)
         if (one := (replace(config, weights=""), weights.identity)) in planned:  # the same weights by two names
             continue
         planned.add(one)
-        groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype), {})[config] = None
+        # Baselines apart: they ask for layers whose features PaDiM's runs would otherwise hold too.
+        baseline = config.model.method != PADIM
+        groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype, baseline), {})[config] = None
     # Image choices together, so that a second backbone finds the images of the first.
-    order = list(dict.fromkeys(choices for choices, _, _ in groups))
+    order = list(dict.fromkeys(choices for choices, *_ in groups))
     ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))
     units: list[Unit] = []
     for category in categories:
-        for (_, weights, _), group in ordered:
+        for (_, weights, *_), group in ordered:
             here = [c for c in group if c.trained is None or c.trained.fits(len(category.train))]
             configs = tuple(replace(c, dataset=category.dataset, category=category.name) for c in here)
             units += [ImageUnit(category, weights, configs, settings)] if configs else []
@@ -102,6 +106,8 @@ def plan_scenes(
     """
     groups: dict[tuple[ImageChoices, tuple[object, ...], Weights, str], dict[RunConfig, None]] = {}
     for wanted, weights in models:
+        if wanted.model.method != PADIM:
+            raise PadimBenchError(f"--method {wanted.model.method}: video scenes are run with padim alone")
         if REDUCTIONS[wanted.model.reduction].learned or wanted.model.fusion != "concatenate":
             raise PadimBenchError("video scenes are read once, frame by frame: choose a reduction that learns nothing")
         if wanted.trained is not None:
@@ -119,11 +125,15 @@ def plan_scenes(
 
 def model_config(wanted: Wanted, weights: Weights, settings: Settings, channels: Channels | None = None) -> RunConfig:
     """The run of a model over no category yet. Raises as :func:`plan` does."""
+    if wanted.model.method not in method_names():
+        raise PadimBenchError(f"--method {wanted.model.method}: choose from {', '.join(method_names())}")
     model = replace(wanted.model, backbone=weights.arch, layers=layer_names(weights.arch, wanted.model.layers))
     config = RunConfig("", "", model, weights.label, settings.execution, wanted.extras, trained=wanted.trained)
     if wanted.trained is not None and (problem := wanted.trained.problem()):
         raise PadimBenchError(f"a draw of training images has {problem}")
     n_channels = (channels or Channels()).of(weights.arch, config.layers, model.protocol.size)
+    if model.method != PADIM:
+        return replace(config, model=model.normalised(n_channels))
     # Errors now, not after the first category.
     check_reduction(model.reduction, n_channels, model.n_features, model.seed)
     if model.fusion not in FUSIONS or (model.fusion == "sum" and model.n_features is not None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from padim_bench.machine.environment import environment
 from padim_bench.padim.embedding import PatchEmbedding
-from padim_bench.padim.gaussian import PatchGaussians, fit_gaussians
-from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.facts import Environment, WeightsUsed
@@ -30,16 +28,17 @@ from padim_bench.records.runs import (
     Score,
     TrainedOn,
 )
+from padim_bench.runs.methods import Fitted
 
 
 @dataclass
 class Result:
-    """What one configuration gave, or why it gave nothing. ``gaussians`` are those of its members."""
+    """What one configuration gave, or why it gave nothing. ``fitted`` has a model for each member."""
 
     timings: dict[str, float]
     memory: dict[str, Any]
     embeddings: list[PatchEmbedding]
-    gaussians: list[PatchGaussians] | None = None
+    fitted: list[Fitted] | None = None
     metrics: dict[str, float | None] | None = None
     extra: Extra = field(default_factory=Extra)
     scores: Tensor | None = None
@@ -47,25 +46,6 @@ class Result:
     backbone_error: float = 0.0  # of the features, relative to float32
     folding_error: float | None = None  # of the features, by folding batch normalisations
     resampled: tuple[str, ...] = ()  # names of weights that were resampled for the images' size
-
-
-def fit_moments(
-    config: RunConfig,
-    moments: TrainingMoments,
-    *,
-    consume: bool = True,
-    on_positions: Callable[[int], None] = lambda _: None,
-) -> PatchGaussians:
-    """The Gaussians of a configuration from its training moments, by default used up; raises as ``fit_gaussians``."""
-    return fit_gaussians(
-        moments,
-        epsilon=config.protocol.epsilon,
-        strategy=config.model.strategy,
-        storage=config.model.storage,
-        half_products=config.model.half_products,
-        consume=consume,
-        on_positions=on_positions,
-    )
 
 
 def rounded(drawn: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, ...]]:
@@ -83,7 +63,8 @@ def make_record(
     labels: Sequence[int],
 ) -> RunRecord:
     """The record of a run, with the score of every test image (``names`` and ``labels``, in order)."""
-    fitted, embeddings = result.gaussians, result.embeddings
+    fitted, embeddings = result.fitted, result.embeddings
+    residuals = [f.residual for f in fitted or () if f.residual is not None]
     scores = [] if result.scores is None else result.scores.tolist()
     return RunRecord(
         id=config.run_id(dataset.split_digest, weights.identity),
@@ -106,7 +87,7 @@ def make_record(
         applied="+".join(sorted({name for f in fitted for name in f.applied})) or None if fitted else None,
         computed_in="+".join(dict.fromkeys(f.computed_in for f in fitted)) if fitted else None,
         state_bytes=sum(f.state_bytes for f in fitted) if fitted else None,
-        residual=max(f.residual for f in fitted) if fitted else None,
+        residual=max(residuals, default=None),
         clamped=sum(f.clamped for f in fitted) if fitted else None,
         timings_s=result.timings,
         memory=RunMemory(**result.memory),

@@ -28,14 +28,15 @@ from padim_bench.machine.torch_settings import stopwatch
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.backbones import Backbone
-from padim_bench.padim.model import COMPUTE_DTYPES, score_features
+from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.sharing import NEVER, Cost, share, training_cost
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.budget import HISTOGRAM_BYTES, Group, Key, Layouts, in_groups, key, told
-from padim_bench.runs.result import Result, fit_moments, make_record
+from padim_bench.runs.methods import fit, score
+from padim_bench.runs.result import Result, make_record
 from padim_bench.runs.session import Session
 from padim_bench.runs.unit import Keep, with_full_path
 
@@ -130,7 +131,7 @@ class SceneUnit:
         memory = PeakMemory(self.settings.execution.device)
         with self._named():
             results = _learn(group, frames, layouts)
-            _score({config: result for config, result in results.items() if result.gaussians}, frames)
+            _score({config: result for config, result in results.items() if result.fitted}, frames)
         for config, result in results.items():
             result.memory = memory.read() | {"images": "streamed", "limit_bytes": self.settings.memory_limit}
             keep(config, frames.record(config, result, digest))
@@ -294,7 +295,7 @@ def _learn(group: Group, frames: _Frames, layouts: Layouts) -> dict[RunConfig, R
         frames.progress.stage(frames.unit.place, f"{config.model_name} {config.model.strategy}")
         try:
             with stopwatch(result.timings, "fit", device):
-                result.gaussians = [fit_moments(config, learned, consume=not uses[one])]
+                result.fitted = [fit(config, learned, consume=not uses[one])]
         except StrategyInvalidError as error:
             result.reason = str(error)
     return results
@@ -305,21 +306,22 @@ def _score(fitted: Mapping[RunConfig, Result], frames: _Frames) -> None:
     if not fitted:
         return
     device, side = frames.unit.settings.execution.device, frames.unit.configs[0].protocol.size
-    size, blank = (side, side), np.zeros((side, side), dtype=bool)
+    blank = np.zeros((side, side), dtype=bool)
     rocs = {config: StreamingROC() for config in fitted}
     parts: dict[RunConfig, list[Tensor]] = {config: [] for config in fitted}
     for batch, maps in frames.features("test", len(fitted)):
         masks = np.stack([blank if frame.mask is None else frame.mask for frame in batch])
         selected: dict[Key, list[Tensor]] = {}
         for config, result in fitted.items():
-            assert result.gaussians is not None
-            (gaussians,), one = result.gaussians, _key(config)
+            assert result.fitted is not None
+            (embedding,), one = result.embeddings, _key(config)
             with stopwatch(result.timings, "test", device):
                 if one not in selected:
-                    selected[one] = gaussians.embedding.select([maps[name] for name in config.layers])
-                score_maps, maxima = score_features([(gaussians, selected[one])], size, config.protocol)
-                rocs[config].update(score_maps.cpu().numpy(), masks)
-                parts[config].append(maxima.cpu())
+                    selected[one] = embedding.select([maps[name] for name in config.layers])
+                score_maps, maxima = score(config, result.fitted, [selected[one]])
+                assert score_maps is not None
+                rocs[config].update(score_maps.numpy(), masks)
+                parts[config].append(maxima)
     labels = np.array(frames.labels)
     for config, result in fitted.items():
         with stopwatch(result.timings, "test", device):

@@ -25,13 +25,10 @@ from padim_bench.data.loading import split_digest
 from padim_bench.data.mvtec import mvtec
 from padim_bench.padim.backbones import Backbone
 from padim_bench.padim.config import PaDiMConfig
-from padim_bench.padim.gaussian import PatchGaussians
-from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.records.config import RunConfig, Wanted
-from padim_bench.runs import images, runner
+from padim_bench.runs import images, methods, runner
 from padim_bench.runs.plan import Settings, plan
-from padim_bench.runs.result import fit_moments
 from tests.passes import count_images
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
@@ -279,12 +276,12 @@ def test_the_users_threads_are_as_before(cli: CommandLine, tiny: Path, tmp_path:
 def test_what_a_worker_had_finished_is_kept_when_a_later_run_fails(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(config: RunConfig, moments: TrainingMoments, **chosen: Any) -> PatchGaussians:
+    def fit(config: RunConfig, seen: methods.Seen, **chosen: Any) -> methods.Fitted:
         if config.model.seed == 1:
             raise PadimBenchError("unfit")
-        return fit_moments(config, moments, **chosen)
+        return methods.fit(config, seen, **chosen)
 
-    monkeypatch.setattr(images, "fit_moments", fit)
+    monkeypatch.setattr(images, "fit", fit)
     weights, settings = resolve_weights("resnet18", "random"), Settings()
     models = [(Wanted(PaDiMConfig(n_features=20, seed=seed)), weights) for seed in (0, 1)]
     units = plan([mvtec(tiny, "bottle")], models, settings)

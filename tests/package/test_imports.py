@@ -72,6 +72,11 @@ def test_the_model_knows_nothing_of_benchmarks_and_reports() -> None:
     assert [(f, n) for f, n in imports_of("padim") if any(within(n, m) for m in above)] == []
 
 
+def test_a_baseline_knows_feature_maps_and_nothing_of_benchmarks_nor_padim_s_model_of_it() -> None:
+    assert outside("baselines", "errors", "padim.embedding", "padim.parallel", "padim.tiling") == []
+    assert [(f, n) for f, n in imports_of("padim") if within(n, "padim_bench.baselines")] == []
+
+
 def test_of_the_rest_the_machine_s_room_knows_errors_alone_but_for_the_doctor_who_tries_strategies() -> None:
     known = [f"padim_bench.{name}" for name in ("machine", "errors", "__version__")]
     doctor = str(Path("machine", "doctor.py"))

@@ -22,7 +22,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "model": {
         "backbone": "wide_resnet50_2", "layers": ("layer1",), "n_features": 200, "reduction": "none", "seed": 1,
         "fusion": "sum", "strategy": "dual", "storage": "float16", "compute_dtype": "float32",
-        "backbone_dtype": "bfloat16", "half_products": "native", "protocol": PROTOCOLS["anomalib"],
+        "backbone_dtype": "bfloat16", "half_products": "native", "protocol": PROTOCOLS["anomalib"], "method": "spade",
     },
     "execution": {"device": "cuda", "threads": 2, "batch_size": 32},
 }  # fmt: skip
@@ -58,6 +58,7 @@ def test_what_goes_without_saying_in_an_id_is_pinned_too() -> None:
                 "epsilon": 0.01,
                 "source": PROTOCOLS["paper"].source,
             },
+            "method": "padim",
         },
         "weights": "",
         "execution": {"device": "cpu", "threads": 1, "batch_size": 8},

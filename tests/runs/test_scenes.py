@@ -20,19 +20,17 @@ from padim_bench.data.mvtec import mvtec
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene, list_scenes, stc
 from padim_bench.padim.config import PaDiMConfig
-from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.model import COMPUTE_DTYPES
-from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.sharing import share, training_cost
 from padim_bench.padim.weights import Weights, resolve_weights
 from padim_bench.protocols import get_protocol
 from padim_bench.records.config import Execution, RunConfig, Wanted
 from padim_bench.records.runs import RunRecord
+from padim_bench.runs import methods
 from padim_bench.runs import scenes as scenes_module
 from padim_bench.runs.budget import HISTOGRAM_BYTES, Layouts, key
 from padim_bench.runs.executors import open_executor
 from padim_bench.runs.plan import Settings, plan, plan_scenes
-from padim_bench.runs.result import fit_moments
 from padim_bench.runs.runner import Outcome, RunsFailedError, run
 from padim_bench.runs.scenes import SceneUnit, plan_scene
 from padim_bench.runs.session import Session
@@ -286,12 +284,12 @@ def test_a_scene_of_a_single_training_frame_is_refused(
 def test_a_model_that_cannot_be_fitted_costs_no_other(
     scenes: list[Scene], models: list[Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(config: RunConfig, moments: TrainingMoments, **chosen: Any) -> PatchGaussians:
+    def fit(config: RunConfig, seen: methods.Seen, **chosen: Any) -> methods.Fitted:
         if config.model.strategy == "whitening":
             raise StrategyInvalidError("wrong on this machine")
-        return fit_moments(config, moments, **chosen)
+        return methods.fit(config, seen, **chosen)
 
-    monkeypatch.setattr(scenes_module, "fit_moments", fit)
+    monkeypatch.setattr(scenes_module, "fit", fit)
     said: list[str] = []
     outcomes = run(plan_scenes(scenes[:1], models, SETTINGS), tmp_path, on_message=said.append)
     assert [outcome.record.status for outcome in outcomes] == ["ok"] * 4 + ["invalid"]

@@ -17,15 +17,12 @@ from PIL import Image
 from padim_bench import PadimBenchError
 from padim_bench.data.mvtec import list_categories, mvtec
 from padim_bench.padim.config import PaDiMConfig
-from padim_bench.padim.gaussian import PatchGaussians
-from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.weights import resolve_weights
 from padim_bench.protocols import PROTOCOLS
 from padim_bench.records.config import RunConfig, Wanted
-from padim_bench.runs import images
+from padim_bench.runs import images, methods
 from padim_bench.runs.executors import open_executor
 from padim_bench.runs.plan import Settings, plan
-from padim_bench.runs.result import fit_moments
 from padim_bench.runs.runner import RunsFailedError, run
 from padim_bench.runs.together import together
 from padim_bench.runs.unit import Unit
@@ -104,12 +101,12 @@ def kept(error: RunsFailedError) -> list[tuple[str, str, int]]:
 def test_a_unit_that_fails_costs_none_that_travels_with_it(
     units: list[Unit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(config: RunConfig, moments: TrainingMoments, **chosen: Any) -> PatchGaussians:
+    def fit(config: RunConfig, seen: methods.Seen, **chosen: Any) -> methods.Fitted:
         if (config.category, config.model.backbone, config.model.seed) == FAILS:
             raise PadimBenchError("unfit")
-        return fit_moments(config, moments, **chosen)
+        return methods.fit(config, seen, **chosen)
 
-    monkeypatch.setattr(images, "fit_moments", fit)
+    monkeypatch.setattr(images, "fit", fit)
     with ThreadPoolExecutor(1) as pool, pytest.raises(RunsFailedError) as raised:
         run(units, tmp_path / "results", executor=pool)
     assert str(raised.value) == "bottle R18-Rd8 cholesky: unfit"
