@@ -153,7 +153,7 @@ def _check_meant(arguments: argparse.Namespace) -> None:
              "epsilon": None}  # fmt: skip
     if odd := [name for name, value in usual.items() if getattr(arguments, name) != value]:
         method = ", ".join(arguments.method)
-        raise PadimBenchError(f"--{odd[0].replace('_', '-')}: {method} has no such choice, padim alone: leave it out")
+        raise PadimBenchError(f"--{odd[0].replace('_', '-')}: a choice of padim alone, not of {method}: leave it out")
 
 
 def run_summary(outcome: Outcome) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from padim_bench.costs.work import Subject, Work
 from padim_bench.data.samples import Sample
 from padim_bench.machine.torch_settings import full_precision, torch_threads
 from padim_bench.records.costs import OK, GrowthChoices, GrowthPoint, GrowthRecord, to_dict
+from padim_bench.runs.methods import baseline_of
 
 CONSTANT_STRATEGY = "cholesky"  # whose state does not depend on the number of images
 
 
 def measure(work: Work) -> GrowthRecord:
-    """The record of a configuration: a series of its own strategy, and one of ``CONSTANT_STRATEGY``.
+    """The record of a configuration: a series of its own strategy, and of PaDiM one of ``CONSTANT_STRATEGY``.
 
     Raises:
         PadimBenchError: images and weights that cannot be read.
@@ -40,7 +41,8 @@ def measure(work: Work) -> GrowthRecord:
         ]
         samples = spread(category.test, asked.n_images)
         points: list[GrowthPoint] = []
-        for strategy in dict.fromkeys((config.model.strategy, CONSTANT_STRATEGY)):
+        others = () if baseline_of(config.model.method) else (CONSTANT_STRATEGY,)
+        for strategy in dict.fromkeys((config.model.strategy, *others)):
             affordable = counts_within(pipeline, strategy, counts, asked.limit_bytes)
             points += _series(pipeline, features, strategy, affordable, samples)
     return GrowthRecord(
@@ -55,11 +57,15 @@ def measure(work: Work) -> GrowthRecord:
 
 def counts_within(pipeline: Pipeline, strategy: str, counts: Sequence[int], limit_bytes: int) -> list[int]:
     """The counts whose states together stay under the limit: the extremes always, then whatever fits."""
-    positions, d = pipeline.embedding.n_positions, pipeline.embedding.n_features
+    model, embedding = pipeline.config.model, pipeline.embedding
+    baseline = baseline_of(model.method)
     kept: list[int] = []
     total = 0
     for n in sorted(counts, key=lambda n: (n not in {counts[0], counts[-1]}, -n)):
-        total += state_bytes(strategy, pipeline.config.model.storage, n, d, positions)
+        if baseline is not None:
+            total += baseline.state_bytes(embedding, n)
+        else:
+            total += state_bytes(strategy, model.storage, n, embedding.n_features, embedding.n_positions)
         if len(kept) < 2 or total <= limit_bytes:
             kept.append(n)
     return sorted(kept)

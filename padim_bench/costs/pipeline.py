@@ -27,7 +27,8 @@ from padim_bench.padim.tiling import MEASURED, Tiling
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.costs import FIT_STAGES, PERCENTILES, FitTimes, Percentiles
-from padim_bench.runs.methods import fit_moments
+from padim_bench.runs import methods
+from padim_bench.runs.methods import Fitted, fit_moments, squared_distances, training
 
 N_WARMUP = 3  # calls that are not timed, of whatever is timed over and over
 N_POSITIONS = 64  # spread over the grid, whose distances are compared with float64
@@ -119,26 +120,28 @@ class Pipeline:
         with stopwatch(seconds, "embed", self.config.execution.device):
             return self.embedding.select(features)
 
-    def mapped(
-        self, gaussians: PatchGaussians, selected: Sequence[Tensor], seconds: Seconds
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Squared distances (B, P), maps (B, S, S) and scores (B,): distance, map."""
+    def mapped(self, fitted: Fitted, selected: Sequence[Tensor], seconds: Seconds) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared distances (B, P), maps (B, S, S) and scores (B,): distance, map.
+
+        A baseline's own search of nearest images is part of "distance"; its scores are the maps' here.
+        """
         protocol = self.config.protocol
         with stopwatch(seconds, "distance", self.config.execution.device):
-            squared = gaussians.squared_distances(selected)
+            squared = squared_distances(fitted, selected)
         with stopwatch(seconds, "map", self.config.execution.device):
             distances = squared.sqrt().reshape(-1, *self.embedding.grid)
             maps, scores = anomaly_maps(distances, (protocol.size, protocol.size), protocol)
         return squared, maps, scores
 
-    def fitted(self, features: Sequence[Sequence[Tensor]], strategy: str, n: int) -> PatchGaussians:
-        """Gaussians of the first ``n`` images of selected features, batch by batch, by any strategy."""
-        moments = TrainingMoments(self.embedding, COMPUTE_DTYPES[self.config.model.compute_dtype], DEFAULT_MEMORY_LIMIT)
+    def fitted(self, features: Sequence[Sequence[Tensor]], strategy: str, n: int) -> Fitted:
+        """A model of the first ``n`` images of selected features, batch by batch, by any strategy of its method."""
+        config = replace(self.config, model=replace(self.config.model, strategy=strategy))
+        seen = training(config, self.embedding, DEFAULT_MEMORY_LIMIT)
         for batch in features:
-            left = n - moments.n
-            if left > 0:
-                moments.update([layer[:, :left] for layer in batch])
-        return fit_moments(replace(self.config, model=replace(self.config.model, strategy=strategy)), moments)
+            if n > 0:
+                seen.update([layer[:, :n] for layer in batch])
+            n -= batch[0].shape[1]
+        return methods.fit(config, seen, consume=True)
 
     @property
     def positions(self) -> slice:

@@ -11,6 +11,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,21 @@ def resolve_weights(backbone: str, weights: str | Path | None = None) -> Weights
             f"{arch} names no weights: add a tag ({_tag_list(arch)}), or --weights FILE, DIR or random"
         )
     return _from_file(arch, _from_hub(arch, tag, path), tag)
+
+
+def ends_before(weights: Weights, layers: Sequence[str]) -> tuple[str, ...]:
+    """Those of some layers, by module name, of which the file has no tensor though it has some of others.
+
+    Nothing of what is untrained, and of a file that has none of them: that is of another network.
+    """
+    if weights.path is None:
+        return ()
+    from safetensors import safe_open
+
+    with safe_open(weights.path, framework="pt") as file:
+        names = list(file.keys())
+    lacking = tuple(layer for layer in layers if not any(name.startswith(f"{layer}.") for name in names))
+    return lacking if len(lacking) < len(layers) else ()
 
 
 def _random(arch: str, weights: str) -> Weights:

@@ -59,6 +59,7 @@ class RowModel(TypedDict):
     fusion: NotRequired[Literal["concatenate", "sum"]]
     strategy: NotRequired[str]
     storage: NotRequired[str]
+    method: NotRequired[str]
 
 
 @_STRICT
@@ -232,6 +233,7 @@ class Timing(TypedDict):
     paper_csv: str
     n_images: _Count
     models: Annotated[list[MeasuredModel], Field(min_length=1)]
+    rivals: NotRequired[list[RowModel]]
 
 
 @_STRICT
@@ -273,7 +275,7 @@ def check_spec(raw: Mapping[str, Any]) -> None:
     for one in raw.get("metrics", ()):
         _check_known("metric", one["key"], METRICS)
         _check_known("metric", one.get("beside", one["key"]), METRICS)
-    for one in raw.get("models", ()):
+    for one in (*raw.get("models", ()), *raw.get("rivals", ())):
         _check_known("reduction", one.get("reduction", "random"), REDUCTIONS)
     if "dataset" in raw:
         _check_known("dataset", raw["dataset"], DATASETS)

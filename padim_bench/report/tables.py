@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.metrics.summary import METRICS
+from padim_bench.padim.config import PADIM
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.facts import Environment, Recorded
 from padim_bench.records.runs import RunRecord
@@ -224,7 +225,8 @@ def _describe(records: Sequence[RunRecord], *, weights: bool) -> str:
     seed = f", seed{'s' if len(seeds) > 1 else ''} {ranges(seeds)}" if reduction.drawn else ""
     invalid = list(dict.fromkeys(r.dataset.category for r in records if not r.valid))
     used = " and ".join(dict.fromkeys(r.strategy_used or model.strategy for r in records))
-    return f"{whose}{'+'.join(first.config.layers)}; {how}{seed}; strategy {used}, {model.storage}" + (
+    what = f"strategy {used}, {model.storage}" if model.method == PADIM else f"method {model.method}"
+    return f"{whose}{'+'.join(first.config.layers)}; {how}{seed}; {what}" + (
         f"; INVALID and left out: {', '.join(invalid)}" if invalid else ""
     )
 

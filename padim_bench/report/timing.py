@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from padim_bench.padim.config import PADIM
 from padim_bench.records.costs import (
     OK,
     CostRecord,
@@ -63,7 +64,10 @@ def timing_page(spec: Mapping[str, Any], costs: Sequence[CostRecord], growth: Se
     heading = warned(f"Table {spec['number']}: {spec['title']}", [*measured, *grown])
     captions = _captions(spec, measured, grown)
     captions += [f"{_named(r)}: {r.status}: {r.reason}." for r in (*costs, *growth) if r.reason is not None]
-    figures = {f"{spec['name']}-growth": lambda: render(growth_figure(grown))} if grown else {}
+    own = [g for g in grown if not _rival(g)]
+    figures = {f"{spec['name']}-growth": lambda: render(growth_figure(own))} if own else {}
+    if own and len(own) < len(grown):
+        figures[f"{spec['name']}-rivals"] = lambda: render(rivals_figure(grown))
     text = _csv(spec, measured, grown, " ".join(captions))
     return Page(spec["name"], heading, sections, captions, text, figures=figures)
 
@@ -100,6 +104,46 @@ def growth_figure(records: Sequence[GrowthRecord]) -> Figure:
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize="small", loc="lower right")
     return figure
+
+
+def rivals_figure(records: Sequence[GrowthRecord]) -> Figure:
+    """Time and memory against the number of training images: a column per network, PaDiM's line beside its rivals'.
+
+    Of PaDiM the strategy whose state does not depend on that number, where there is one. Both axes are logarithmic.
+    """
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(r.config.model.backbone for r in records if _rival(r)))
+    figure = Figure(figsize=(4.2 * len(networks), 6.4), layout="constrained")
+    if drawn := warned("", records, of_data_alone=True).strip():
+        figure.suptitle(plain(drawn), fontsize=10)
+    panels = figure.subplots(2, len(networks), squeeze=False)
+    for column, network in enumerate(networks):
+        mine = [r for r in records if r.config.model.backbone == network]
+        counts = sorted({p.n_train for r in mine for p in r.points})
+        for line, record in enumerate(mine):
+            series = _series(record)
+            strategy, points = list(series.items())[-1]
+            label = f"{record.model_title}, {record.dataset.category}{'' if _rival(record) else f', {strategy}'}"
+            n = [p.n_train for p in points]
+            marks = ("o-", "s--", "^:")[line % 3]
+            panels[0, column].plot(n, [1e3 * p.total_s.p50 for p in points], marks, label=label)
+            panels[1, column].plot(n, [1e-6 * p.state_bytes for p in points], marks, label=label)
+        for axes, quantity in zip(panels[:, column], ("inference per image, ms (median)", "state, MB"), strict=True):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            ticks = _apart(counts)
+            axes.set_xticks(ticks, [str(n) for n in ticks])
+            axes.set_xticks([], minor=True)
+            axes.set_xlabel("training images")
+            axes.set_ylabel(quantity)
+            axes.grid(visible=True, alpha=0.3)
+            axes.legend(fontsize="small")
+    return figure
+
+
+def _rival(record: Measurement) -> bool:
+    return record.config.model.method != PADIM
 
 
 def _apart(counts: Sequence[int]) -> list[int]:
@@ -257,6 +301,11 @@ def _captions(spec: Mapping[str, Any], costs: Sequence[MeasuredCost], growth: Se
         "the whole and of distance and map alone, the stages that n can change. State: bytes of inverse covariances "
         "and means, likewise. A dash: left out, so that all models of a row fit in memory together.",
     ]
+    if any(map(_rival, growth)):
+        lines.append(
+            "Methods other than PaDiM: growth alone is measured. Distance: their search among the training images; "
+            "state: all that it needs of these."
+        )
     lines += [f"{_facts(r)}; {r.asked.n_images} images timed after {r.n_warmup} not counted." for r in costs]
     lines += [f"Growth of {_facts(r)}; {r.n_timed} images timed after {r.n_warmup} not counted." for r in growth]
     return list(dict.fromkeys(lines))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from padim_bench.data.datasets import DATASETS, PAPER_SCENES
 from padim_bench.data.drawn import Drawn
-from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.config import PADIM, PaDiMConfig
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.config import Wanted
@@ -63,8 +63,8 @@ class Kind:
 
     Attributes:
         wanted: (name, choice, brief) -> the runs that the page of that name is made from, by title; none for pages
-            of measurements. Where ``choice.seeds`` is 0 the spec says how many; ``brief`` asks for fewer versions, for
-            the demo.
+            of measurements. Where ``choice.seeds`` is 0 the spec says how many; ``brief`` asks for fewer versions and
+            no baselines, for the demo.
         page: (name, evidence, choice) -> the page, or None where the evidence does not make one.
     """
 
@@ -90,7 +90,8 @@ def _table_wanted(name: str, choice: Choice, brief: bool) -> WantedRuns:
     """Every model of a table with its replicates: versions of Rd-MVTec AD times seeds."""
     spec = load_spec(name)
     if brief:
-        spec = replace(spec, versions=min(spec.versions, 2))
+        padim = tuple(m for m in spec.models if m.model.method == PADIM)
+        spec = replace(spec, versions=min(spec.versions, 2), models=padim)
     return {m.title: [w for of_version in _replicates(spec, m, choice) for w in of_version] for m in spec.models}
 
 
@@ -360,13 +361,23 @@ def wanted_costs(spec: Mapping[str, Any], *, brief: bool = False) -> list[PaDiMC
     ]
 
 
+def wanted_growth(spec: Mapping[str, Any], *, brief: bool = False) -> list[PaDiMConfig]:
+    """The models whose growth with the training images Table VII wants: those of its costs, then its rivals.
+
+    The demo's has no rivals: held to 60 images, they would show nothing.
+    """
+    rivals = [] if brief else spec.get("rivals", [])
+    return [*wanted_costs(spec, brief=brief), *map(described, rivals)]
+
+
 def _timing_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     """Also without any: it then holds the paper's seconds alone."""
     from padim_bench.report.costs import load_measured_spec
     from padim_bench.report.timing import timing_page
 
     spec = load_measured_spec(name)
-    return timing_page(spec, _of_spec(evidence.costs, spec), _of_spec(evidence.growth, spec))
+    growth = _of_models(evidence.growth, wanted_growth(spec))
+    return timing_page(spec, _of_models(evidence.costs, wanted_costs(spec)), growth)
 
 
 def _memory_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
@@ -378,7 +389,8 @@ def _memory_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     if not sizes:
         return None
     found = max(sizes, key=lambda one: (len(one.strategies), one.finished))
-    return memory_page(spec, found.analytic, found.states, found.by_category, _of_spec(evidence.costs, spec))
+    costs = _of_models(evidence.costs, wanted_costs(spec))
+    return memory_page(spec, found.analytic, found.states, found.by_category, costs)
 
 
 def asked_sizes(spec: Mapping[str, Any]) -> str:
@@ -387,9 +399,9 @@ def asked_sizes(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def _of_spec(measured: Iterable[OneMeasured], spec: Mapping[str, Any]) -> list[OneMeasured]:
+def _of_models(measured: Iterable[OneMeasured], models: Iterable[PaDiMConfig]) -> list[OneMeasured]:
     """Of the models that the table wants, in its order; then by category and machine."""
-    places = {with_layers(model): i for i, model in enumerate(wanted_costs(spec))}
+    places = {with_layers(model).normalised(0): i for i, model in enumerate(models)}
 
     def place(one: OneMeasured) -> tuple[Any, ...]:
         where = category_order(one.dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from padim_bench.costs.sizes import compute_sizes
 from padim_bench.data.mvtec_ad import MVTEC_AD
 from padim_bench.data.samples import Category
 from padim_bench.machine.files import check_writable
+from padim_bench.padim.config import PaDiMConfig
 from padim_bench.padim.strategies import STRATEGIES
 from padim_bench.padim.weights import resolve_weights, split_name
 from padim_bench.records.config import Execution
 from padim_bench.records.costs import LOSSY, OK, CostRecord, GrowthRecord, SizesRecord
 from padim_bench.records.measurements import MEASUREMENTS, keep_measurement, read_measurement, sizes_path
 from padim_bench.report.costs import load_measured_spec
-from padim_bench.reproduction.kinds import asked_sizes, wanted_costs
+from padim_bench.reproduction.kinds import asked_sizes, wanted_costs, wanted_growth
 from padim_bench.reproduction.weights import FoundWeights
 
 
@@ -52,7 +53,7 @@ class Measuring:
         Raises as ``measure_costs``.
         """
         spec = load_measured_spec(name)
-        models = self._models(spec)
+        models = self._models(wanted_costs(spec, brief=self.brief))
         settings = ProfileSettings(self.execution, batch_sizes=(1, 8), n_images=10)
         if not self.brief:
             settings = ProfileSettings(self.execution)  # as the command profile has them, which then has them already
@@ -63,14 +64,15 @@ class Measuring:
         growth: list[Measured[GrowthRecord]] = []
         if spec["layout"] == "timing":
             timed = ProfileSettings(self.execution, n_images=10 if self.brief else spec["n_images"])
+            models = self._models(wanted_growth(spec, brief=self.brief))
             growth = measure_growth(category, models, timed, self.results, on_message=self.on_message)
             self.growth |= {one.record.id: one.record for one in growth}
         statuses = [one.record.status for one in costs] + [one.record.status for one in growth]
         return sum(status not in {OK, LOSSY} for status in statuses)
 
-    def _models(self, spec: Mapping[str, Any]) -> list[Model]:
+    def _models(self, wanted: Iterable[PaDiMConfig]) -> list[Model]:
         asked_for = None if self.backbones is None else {split_name(name)[0] for name in self.backbones}
-        wanted = [m for m in wanted_costs(spec, brief=self.brief) if asked_for is None or m.backbone in asked_for]
+        wanted = [m for m in wanted if asked_for is None or m.backbone in asked_for]
         missing = {m.backbone for m in wanted} - self.found.chosen.keys()
         weights = self.found.chosen | {arch: resolve_weights(arch, "random") for arch in missing}
         return [(model, weights[model.backbone]) for model in wanted]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.data.mvtec import list_categories, mvtec
@@ -112,7 +113,7 @@ def reproduce(
         weights: as for ``resolve_weights``, tried first under the spec's tag, then under the bare name.
         untrained_fallback: where no weights can be had, use seeded untrained ones and say so in every title.
         backbones: only these architectures (or ``arch.tag``, which replaces the spec's tag).
-        brief: for the demo: two versions of Rd-MVTec AD, ten images timed, costs of one strategy.
+        brief: for the demo: two versions of Rd-MVTec AD, no baselines, ten images timed, costs of one strategy.
         scenes: of ShanghaiTech Campus.
         stc_every: of its clips' frames, the first and then every so many.
         executor, show_progress, on_message: as for ``runs.runner.run``.
@@ -136,11 +137,11 @@ def reproduce(
     )
     wanted = {name: kind_of(name).wanted(name, choice, brief) for name in names}
     over_scenes = [name for name in names if DATASETS[specs[name].get("dataset", PAPER_DATASET)].members == "scenes"]
-    over_images = _models((wanted[name] for name in names if name not in over_scenes), found)
+    over_images = _models({name: wanted[name] for name in names if name not in over_scenes}, specs, found)
     units = plan(categories, over_images, settings, results=results, on_message=on_message)
     _say_what_will_be(wanted, choice, brief, categories, on_message)
     if scenes:
-        models = _models((wanted[name] for name in over_scenes), found)
+        models = _models({name: wanted[name] for name in over_scenes}, specs, found)
         units += plan_scenes(scenes, models, settings, every=stc_every)
     unreadable: RunsFailedError | None = None  # a scene must not cost what comes after it
     try:
@@ -189,10 +190,15 @@ def _one_dataset(categories: Sequence[Category]) -> None:
         raise PadimBenchError(f"a table is of one dataset, these are several ({listed}): {mend}")
 
 
-def _models(wanted: Iterable[WantedRuns], found: FoundWeights) -> list[tuple[Wanted, Weights]]:
-    """What is wanted with the weights that there are, each once."""
-    runs = dict.fromkeys(w for by_title in wanted for ws in by_title.values() for w in ws)
-    return [(w, found.chosen[w.model.backbone]) for w in runs if w.model.backbone in found.chosen]
+def _models(
+    wanted: Mapping[str, WantedRuns], specs: Mapping[str, Mapping[str, Any]], found: FoundWeights
+) -> list[tuple[Wanted, Weights]]:
+    """What pages want with the weights that there are, each once."""
+    runs: dict[Wanted, None] = {}
+    for name, by_title in wanted.items():
+        titles = found.runs(members(specs[name]))
+        runs |= dict.fromkeys(w for title, ws in by_title.items() if title in titles for w in ws)
+    return [(w, found.chosen[w.model.backbone]) for w in runs]
 
 
 def _say_what_will_be(

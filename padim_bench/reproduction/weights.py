@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench.errors import PadimBenchError, WeightsNotFoundError
-from padim_bench.padim.weights import ENVIRONMENT_VARIABLE, Weights, resolve_weights, split_name
+from padim_bench.padim.paper import named_layers
+from padim_bench.padim.weights import ENVIRONMENT_VARIABLE, Weights, ends_before, resolve_weights, split_name
 
 NO_WEIGHTS = "weights not available offline"
 NOT_ASKED = "not asked for; name it with --backbones"
@@ -23,14 +24,21 @@ class Member:
     arch: str
     tag: str
     stand_in_for: str = ""
+    layers: str | list[str] = "paper"
+
+    def lacks(self, weights: Weights) -> tuple[str, ...]:
+        """Its layers that those weights end before."""
+        named = named_layers(self.arch, self.layers) if isinstance(self.layers, str) else self.layers
+        return ends_before(weights, named)
 
 
 @dataclass
 class FoundWeights:
-    """The weights of every architecture, or why there are none."""
+    """The weights of every architecture, or why there are none; ``idle`` are those that need not stand in."""
 
     chosen: dict[str, Weights] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    idle: set[str] = field(default_factory=set)
 
     def absent(self, members: Iterable[Member]) -> dict[str, str]:
         """Models that cannot run, and why; a stand-in that is not needed is not missed."""
@@ -40,14 +48,29 @@ class FoundWeights:
                 found[m.title] = NO_WEIGHTS
             elif m.arch not in self.chosen and not m.stand_in_for:
                 found[m.title] = NOT_ASKED
+            elif m.arch in self.chosen and (lacking := m.lacks(self.chosen[m.arch])):
+                found[m.title] = f"the weights at hand end before {lacking[0]}"
         return found
+
+    def runs(self, members: Iterable[Member]) -> set[str]:
+        """Titles of the models that run."""
+        members = list(members)
+        absent = self.absent(members)
+        return {
+            m.title
+            for m in members
+            if m.arch in self.chosen and m.title not in absent and not (m.stand_in_for and m.arch in self.idle)
+        }
 
 
 def members(spec: Mapping[str, Any]) -> list[Member]:
     """The models of a spec of any layout; one of a single architecture names it once."""
     shared = {"title": spec["title"], "arch": spec.get("arch", ""), "tag": spec.get("tag", "")}
     return [
-        Member(**{name: one.get(name, shared.get(name, "")) for name in ("title", "arch", "tag", "stand_in_for")})
+        Member(
+            **{name: one.get(name, shared.get(name, "")) for name in ("title", "arch", "tag", "stand_in_for")},
+            layers=one.get("layers", "paper"),
+        )
         for one in spec.get("models", [{}])
     ]
 
@@ -90,6 +113,11 @@ def find_weights(
                 found.chosen[model.arch] = resolve_weights(model.arch, "random")
             elif not model.stand_in_for or backbones:
                 found.missing[model.arch] = str(error)
+    for model in models:
+        if model.stand_in_for and not backbones and (principal := found.chosen.get(model.stand_in_for)) is not None:
+            own = found.chosen.get(model.arch)  # which other models may have asked for
+            if _needs_no_stand_in(principal, weights) or (own is not None and not own.trained):
+                found.idle.add(model.arch)
     if needed and not found.chosen:
         raise WeightsNotFoundError(next(iter(found.missing.values()), "no model of these tables matches --backbones"))
     for arch, why in found.missing.items():

@@ -103,6 +103,15 @@ def fit(config: RunConfig, seen: Seen, *, consume: bool) -> Fitted:
     return FittedBaseline(BASELINES[config.model.method], seen)
 
 
+def squared_distances(fitted: Fitted, selected: Sequence[Tensor]) -> Tensor:
+    """(B, P) of every position of selected features, of a method that has maps."""
+    if isinstance(fitted, PatchGaussians):
+        return fitted.squared_distances(selected)
+    distances, _ = fitted.model.score(selected)
+    assert distances is not None
+    return distances.flatten(1).square()
+
+
 def score(
     config: RunConfig, fitted: Sequence[Fitted], selected: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor | None, Tensor]:

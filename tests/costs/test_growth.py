@@ -49,3 +49,15 @@ def test_counts_in_the_middle_give_way_to_memory(category: Category, asked: Work
     assert counts_within(pipeline, "cholesky", [3, 5, 6, 7], 1) == [3, 7]
     one = 4 * pipeline.embedding.n_positions * (12 * 12 + 12)
     assert counts_within(pipeline, "cholesky", [3, 5, 6, 7], 3 * one) == [3, 6, 7]
+
+
+def test_what_a_baseline_holds_grows_with_the_training_images_and_has_one_series(asked: Work) -> None:
+    model = replace(asked.config.model, method="spade").normalised(0)
+    work = replace(asked, config=replace(asked.config, model=model))
+    record = measure(Work.from_dict(work.to_dict()))
+    assert [(p.strategy, p.strategy_used, p.n_train) for p in record.points] == [
+        ("spade", "spade", n) for n in (3, 5, 7)
+    ]
+    first, second, third = (p.state_bytes for p in record.points)
+    assert third - second == second - first > 0
+    assert from_dict(json.loads(to_json(to_dict(record)))) == record

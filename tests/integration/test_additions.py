@@ -12,6 +12,7 @@ import pytest
 from support import CommandLine
 
 from padim_bench import DATASETS, METRICS, PAPER_BACKBONES, REDUCTIONS, STRATEGIES, PadimBenchError
+from padim_bench.baselines import BASELINES
 from padim_bench.data.datasets import mvtec_layout
 from padim_bench.data.samples import Dataset
 from padim_bench.metrics.summary import Evidence, Metric
@@ -38,6 +39,12 @@ tag = "r160_in1k"
 n_features = 8
 reduction = "first"
 strategy = "mine"
+
+[[models]]
+title = "Rival"
+arch = "test_resnet"
+tag = "r160_in1k"
+method = "rival"
 """
 
 
@@ -47,7 +54,8 @@ def score_gap(found: Evidence) -> float:
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A strategy, a reduction, a backbone, a dataset, a metric and a table of our own, gone after the test."""
+    """One of each kind of our own, gone after the test."""
+    monkeypatch.setitem(BASELINES, "rival", replace(BASELINES["spade-k5"], name="rival", summary="a rival of ours"))
     monkeypatch.setitem(STRATEGIES, "mine", replace(STRATEGIES["cholesky"], name="mine", summary="one of our own"))
     first = Reduction("first", "the first channels", "First", "first {kept} of {all} channels", _first)
     monkeypatch.setitem(REDUCTIONS, "first", first)
@@ -76,6 +84,7 @@ def _first(channels: object, n_features: int, _seed: int, _components: object) -
     ("what", "line"),
     [
         ("strategies", "mine one of our own"),
+        ("methods", "rival a rival of ours"),
         ("reductions", "first the first channels"),
         ("backbones", "test_resnet.r160_in1k layer1+layer2"),
         ("datasets", "factory ours: grid, bottle, leather, part"),
@@ -121,6 +130,7 @@ def test_what_is_added_is_run_recorded_and_tabled(cli: CommandLine, tiny: Path, 
     assert "Score gap in distances. Dataset factory, 2 of 4 categories." in page
     assert "Texture: ours (1 of 2)" in page
     assert "layer1+layer2; first 8 of" in page
+    assert "channels; method rival" in page
     assert "strategy mine" in page
     (results / "tables" / "table9.md").unlink()
     again = cli("tables", "table9", "--results", results)

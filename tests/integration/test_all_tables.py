@@ -73,8 +73,9 @@ def test_one_backbone_pass_serves_tables_i_ii_iii_and_v(results: Path, passes: l
     # Four single layers' and the sum's and all reductions' embeddings: one pass.
     assert sum(passes) == IMAGES
     shared = [r for _, r in read_records(results).values() if r.config.protocol.name == "paper"]
-    # Three layers, their sum, all; PCA at two sizes; three drawn reductions at two sizes with two seeds; gaps' own.
-    assert len(shared) == 5 + 2 + 3 * 2 * 2 + 1
+    # Three layers, their sum, all; PCA at two sizes; three drawn reductions at two sizes with two seeds; gaps' own; and
+    # SPADE.
+    assert len(shared) == 5 + 2 + 3 * 2 * 2 + 1 + 1
 
 
 def test_everything_is_written_and_linked(results: Path) -> None:
@@ -164,7 +165,9 @@ def test_pro_by_other_definitions_stands_in_the_gaps_report_alone(results: Path)
 
 def test_five_versions_of_rd_mvtec_are_averaged(cli: CommandLine, tiny: Path, tmp_path: Path) -> None:
     assert cli("reproduce", "table6", *OPTIONS, "--data", tiny, "--results", tmp_path).code == 0
-    versions = [r for _, r in read_records(tmp_path).values()]
+    found = [r for _, r in read_records(tmp_path).values()]
+    versions, rivals = ([r for r in found if (r.config.model.method == "padim") is own] for own in (True, False))
+    assert [r.config.model.method for r in rivals] == ["spade"] * 5
     assert sorted(r.config.protocol.images.version for r in versions) == [0, 1, 2, 3, 4]
     values = [100 * (r.value("pixel_auroc") or 0) for r in versions]
     assert len(set(values)) == 5
@@ -294,10 +297,10 @@ def test_a_table_and_a_profile_of_the_same_model_are_one_measurement(
     reply = cli("reproduce", "table7", "--backbones", "resnet18", *where)
     assert reply.code == 0, reply.err
     assert f"measured before ({kept.name}) and not repeated" in reply.err
-    assert modules == ["padim_bench.costs.worker", "padim_bench.costs.growth"]
+    assert modules == ["padim_bench.costs.worker", *["padim_bench.costs.growth"] * 2]
     assert [path.read_bytes() for path in (tmp_path / "profiles").iterdir()] == [written]
     assert cli("reproduce", "table7", "--backbones", "resnet18", *where).code == 0
-    assert modules == ["padim_bench.costs.worker", "padim_bench.costs.growth"]
+    assert modules == ["padim_bench.costs.worker", *["padim_bench.costs.growth"] * 2]
     rows = _rows(tmp_path / "tables" / "table7.csv")
     assert {row["quantity"].partition(":")[0] for row in rows if row["source"] == "ours"} == {
         "inference", "training", "growth",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import CommandLine, contents, record_files, strings
+from support import CommandLine, assert_refused, contents, record_files, strings
 from torch import Tensor
 
 from padim_bench import STRATEGIES, PadimBenchError
@@ -296,3 +296,17 @@ def test_processes_give_the_numbers_of_a_serial_run(cli: CommandLine, tiny: Path
     apart = cli(*command, "--results", tmp_path / "apart", "--executor", "processes:2")
     assert [(r["config"], r["metrics"]) for r in apart.runs] == [(r["config"], r["metrics"]) for r in serial.runs]
     assert [p.name for p in record_files(tmp_path / "apart")] == [p.name for p in record_files(tmp_path / "serial")]
+
+
+def test_other_methods_are_run_by_name_and_refuse_what_padim_alone_has(
+    cli: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
+    command = ("run", "--backbone", "resnet18", "--weights", "random", "--threads", 1, "--results", tmp_path)
+    command += ("--data", tiny, "--categories", "bottle")
+    found = cli(*command, "--method", "spade-k5,mahalanobis", "--json").runs
+    assert [run["strategy_used"] for run in found] == ["spade-k5", "mahalanobis"]
+    assert [run["metrics"]["pro"] is None for run in found] == [False, True]
+    assert {tuple(run["config"]["model"]["layers"]) for run in found} == {("layer1", "layer2", "layer3", "layer4")}
+    for option in (("--strategy", "woodbury"), ("--n-features", 20), ("--fusion", "sum"), ("--epsilon", 0.1)):
+        assert_refused(cli(*command, "--method", "spade", *option), option[0], "a choice of padim alone, not of spade")
+    assert_refused(cli(*command, "--method", "spad"), "--method spad: choose from padim, spade")

@@ -162,7 +162,7 @@ def test_trained_weights_are_named_and_what_is_not_on_record_too(cli: CommandLin
     assert WEIGHTS.label in text
     assert "- WR50-Rd550: not run: no record of it here." in text
     index = (folder / "README.md").read_text()
-    assert "Not run here: WR50-Rd550, EfficientNet-B5." in index
+    assert "Not run here: WR50-Rd550, EfficientNet-B5, SPADE (WR50), SPADE (R18)." in index
     assert {p.stem for p in (folder / "tables").iterdir()} == {*(f"table{n}" for n in range(1, 8)), "pro"}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from padim_bench.report.costs import figure3, load_measured_spec
 from padim_bench.report.page import NONE
-from padim_bench.report.timing import growth_figure, inference_s, timing_page, training_s
+from padim_bench.report.timing import growth_figure, inference_s, rivals_figure, timing_page, training_s
 from tests.drawn_records import cost, failed_cost, growth, run_config
 
 SPEC = load_measured_spec("table7")
@@ -47,6 +47,19 @@ def test_the_growth_ratio_is_last_to_first() -> None:
     text = timing_page(SPEC, [], [growth(AUTO)]).texts[".md"]
     assert "| R18-Rd100 | bottle | cholesky | 10.0 | 15.0 | 20.0 (209) | 2.00 | 4.00 | 0.0100 to 0.209 |" in text
     assert "| R18-Rd100 | bottle | auto (woodbury) | 10.0 |" in text
+
+
+def test_rivals_stand_beside_their_network_s_model_in_the_grid_and_in_a_figure_of_their_own() -> None:
+    config = replace(AUTO, model=replace(AUTO.model, method="spade").normalised(0))
+    rival = growth(config)
+    page = timing_page(SPEC, [], [growth(AUTO), rival])
+    assert "| spade-R18 | bottle |" in page.texts[".md"]
+    assert "Methods other than PaDiM: growth alone is measured" in page.texts[".md"]
+    assert list(page.figures) == ["table7-growth", "table7-rivals"]
+    time, state = rivals_figure([growth(AUTO), rival]).axes
+    assert [line.get_label() for line in time.lines] == ["R18-Rd100, bottle, cholesky", "spade-R18, bottle"]
+    assert list(state.lines[1].get_ydata()) == pytest.approx([1e-6 * p.state_bytes for p in rival.points[-3:]])
+    assert list(timing_page(SPEC, [], [growth(AUTO)]).figures) == ["table7-growth"]
 
 
 def test_untrained_weights_stand_in_title_and_row() -> None:
