@@ -11,6 +11,7 @@ from typing import Any
 
 from padim_bench import __version__
 from padim_bench.errors import PadimBenchError
+from padim_bench.padim.config import PADIM
 from padim_bench.records.canonical import plain
 from padim_bench.records.costs import AnyMeasurement, SizesRecord
 from padim_bench.records.facts import Environment, Recorded
@@ -86,8 +87,8 @@ def run_problems(record: RunRecord) -> list[str]:
 
     problems = _problems_of_both(record, plain(record))
     gate = GATES[record.config.model.storage]
-    lossy = record.strategy_used == "diagonal"
-    if record.valid and not lossy and (record.residual is None or not record.residual <= gate):
+    exact = record.config.model.method == PADIM and record.strategy_used != "diagonal"
+    if record.valid and exact and (record.residual is None or not record.residual <= gate):
         problems.append(f"residual {record.residual} is over {gate:g}, the limit in {record.config.model.storage}")
     if (record.backbone_error or 0) > BACKBONE_LIMIT:
         problems.append(f"backbone_error {record.backbone_error} is over {BACKBONE_LIMIT:g}")

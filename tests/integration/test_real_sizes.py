@@ -21,7 +21,8 @@ def test_rows_of_untrained_weights_run_at_full_size_and_say_so(real_data: Path, 
     for folder in (*(real_data / "bottle").glob("t*/*"), *(real_data / "bottle").glob("ground_truth/*")):
         few = tmp_path / "data" / folder.relative_to(real_data)
         few.mkdir(parents=True)
-        for path in sorted(folder.iterdir())[: 12 if folder.parent.name == "train" else 2]:
+        # SPADE takes seconds for each test image.
+        for path in sorted(folder.iterdir())[: None if folder.parent.name == "train" else 2]:
             shutil.copy(path, few)
     options = ["--backbones", "wide_resnet50_2,tf_efficientnet_b5", "--weights", "random", "--dataset", "mvtec-ad"]
     options += ["--data", str(tmp_path / "data"), "--threads", "2", "--results", str(tmp_path)]

@@ -32,6 +32,7 @@ from padim_bench.runs.plan import Settings, plan
 from tests.passes import count_images
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
+METRICS |= {"pro_per_image"}
 IMAGE_METRICS = {m for m in METRICS if m.startswith("image")}
 IMAGES = 6 + 6  # of a category of ``tiny``: training and test
 RUN = ("run", "--backbone", "resnet18", "--weights", "random", "--n-features", 20, "--threads", 1)
