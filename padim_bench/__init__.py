@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from padim_bench.demo.images import make_demo
     from padim_bench.errors import PadimBenchError, StrategyInvalidError
     from padim_bench.evaluation import evaluate, load_images
+    from padim_bench.maps.saving import SaveMaps
+    from padim_bench.maps.scoring import score_maps
     from padim_bench.metrics.pro import StreamingPRO, average_pro
     from padim_bench.metrics.roc import StreamingROC, detection_metrics
     from padim_bench.metrics.summary import METRICS, compute_metrics
@@ -58,6 +60,8 @@ _HOMES = {
     "mvtec": "data.mvtec",
     "folder": "data.folder",
     "make_demo": "demo.images",
+    "SaveMaps": "maps.saving",
+    "score_maps": "maps.scoring",
     "PadimBenchError": "errors",
     "StrategyInvalidError": "errors",
 }
@@ -74,6 +78,7 @@ __all__ = [
     "PadimBenchError",
     "Protocol",
     "RunRecord",
+    "SaveMaps",
     "StrategyInvalidError",
     "StreamingPRO",
     "StreamingROC",
@@ -87,6 +92,7 @@ __all__ = [
     "load_results",
     "make_demo",
     "mvtec",
+    "score_maps",
 ]
 
 

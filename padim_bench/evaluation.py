@@ -17,6 +17,7 @@ from padim_bench.data.notes import Notes
 from padim_bench.data.samples import Category, Sample
 from padim_bench.data.transforms import read_image
 from padim_bench.errors import DataWarning, PadimBenchError
+from padim_bench.maps.saving import MapWriter, SaveMaps
 from padim_bench.metrics.resampling import PixelCounts, resampled
 from padim_bench.metrics.summary import Evidence, Histograms, compute_metrics, metrics_of
 from padim_bench.protocols import Protocol, get_protocol
@@ -85,8 +86,16 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[str, float]:
+def evaluate(
+    model: PaDiM, category: Category, *, batch_size: int = 8, save: SaveMaps | None = None
+) -> dict[str, float]:
     """Scores the test images of ``category``, decoded batch by batch, and returns :func:`compute_metrics` of them.
+
+    Args:
+        model: a fitted one.
+        category: whose test images are scored.
+        batch_size: images at a time.
+        save: where their anomaly maps are written as well; None for nowhere.
 
     Where maps and masks would pass the model's ``memory_limit``, pixel metrics come from histograms
     (:class:`Maps`), with a warning that gives their error bounds.
@@ -97,11 +106,16 @@ def evaluate(model: PaDiM, category: Category, *, batch_size: int = 8) -> dict[s
     reader = CategoryReader(category, protocol, threads=torch.get_num_threads())
     pixels = mask_pixels(category, protocol) if category.has_masks else 0
     maps, scores = Maps(protocol, exact=BYTES_PER_PIXEL * pixels <= model.memory_limit), []
+    writer = None if save is None else MapWriter(save, category, protocol)
     with closing(reader.batches("test", batch_size)) as batches:
         for images, masks in batches:
             found, maxima = model.score(torch.from_numpy(images))
             maps.add(found.cpu(), masks)
+            if writer is not None:
+                writer.add(found.cpu())
             scores.append(maxima.cpu())
+    if writer is not None:
+        writer.finish(torch.cat(scores).numpy())
     _warn(reader.notes())
     metrics, bounds = maps.metrics(reader.labels, torch.cat(scores).numpy())
     if bounds:
@@ -176,11 +190,11 @@ def _warn(lines: Sequence[str]) -> None:
 
 def maps_at(masks: Sequence[NDArray[np.bool_]] | None, maps: Tensor, protocol: Protocol) -> list[NDArray[np.float32]]:
     """Maps (n, S, S) as one array each, resized to their masks where the protocol compares at those."""
-    from torch.nn import functional
+    from padim_bench.padim.anomaly_map import resized_map
 
     if masks is None or protocol.masks.compare_at == "protocol":
         return list(maps.numpy())
     return [
-        functional.interpolate(one[None, None], size=mask.shape, mode=protocol.maps.interpolation)[0, 0].numpy()
+        resized_map(one, (mask.shape[0], mask.shape[1]), protocol.maps.interpolation)
         for one, mask in zip(maps, masks, strict=True)
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.cli.options import (
@@ -26,6 +28,8 @@ from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
     from padim_bench.data.drawn import Drawn
+    from padim_bench.maps.saving import SaveMaps
+    from padim_bench.protocols import Protocol
     from padim_bench.runs.runner import Outcome
 
 
@@ -65,6 +69,26 @@ def add_to(commands: Commands) -> None:
         metavar="N[,N]",
         help="of the training images, default 0; a draw of few is part of the draw of more with its number",
     )
+    parser.add_argument(
+        "--save-maps",
+        type=Path,
+        metavar="DIR",
+        help="write the anomaly map of every test image there, float32 TIFF as DIR/<category>/test/<defect>/"
+        "<image>.tiff, and <category>/scores.csv; of one model at a time; what is on record is run again for it",
+    )
+    parser.add_argument(
+        "--maps-at",
+        choices=["image", "protocol"],
+        help="size of the maps: the images' as stored (the default), where what the protocol crops off has the map's "
+        "minimum, or the protocol's",
+    )
+    parser.add_argument(
+        "--save-masks",
+        type=Path,
+        metavar="DIR",
+        help="with --save-maps: ground truth at the maps' size, normal where the protocol crops, as "
+        "DIR/<category>/ground_truth/<defect>/<image>_mask.png, which others' evaluation of cropped maps needs",
+    )
     parser.set_defaults(command=run_models)
 
 
@@ -74,7 +98,8 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     if root is None:
         raise PadimBenchError(f"no dataset: give --data DIR or set {DATA_VARIABLE} ('padim-bench data demo' draws one)")
     categories = open_categories(root, arguments)
-    protocol, settings = run_protocol(arguments), run_settings(arguments)
+    protocol = run_protocol(arguments)
+    settings = replace(run_settings(arguments), maps=_saved_maps(arguments))
 
     from padim_bench.padim.config import PADIM, PaDiMConfig
     from padim_bench.padim.reduction import REDUCTIONS
@@ -126,8 +151,10 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     with open_executor(arguments.executor, on_message=say) as executor:
         units = plan(categories, models, settings, results=arguments.results, on_message=say)
         outcomes = run(units, arguments.results, executor=executor, on_message=say)
+    if settings.maps is not None and (line := border_note(settings.maps, protocol)):
+        say(line)
     output.document({"runs": [run_summary(o) for o in outcomes]})
-    _print_runs(outcomes, output)
+    _print_runs(outcomes, settings.maps, output)
 
 
 def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:
@@ -179,7 +206,7 @@ def run_summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
+def _print_runs(outcomes: Sequence[Outcome], maps: SaveMaps | None, output: Output) -> None:
     from padim_bench.metrics.summary import METRICS, headline
 
     columns = {m.name: f"{m.short or m.title:>7}" for m in headline().values()}
@@ -208,3 +235,31 @@ def _print_runs(outcomes: Sequence[Outcome], output: Output) -> None:
             f"{'-' if record.residual is None else format(record.residual, '.1e'):>9}"
         )
     output.text(f"records: {outcomes[0].path.parent.as_posix()}")
+    if maps is not None:
+        output.text(f"maps: {' and masks: '.join(folder.as_posix() for folder in maps.folders)}")
+
+
+def _saved_maps(arguments: argparse.Namespace) -> SaveMaps | None:
+    """Where maps go. Raises PadimBenchError for options that need --save-maps."""
+    from padim_bench.maps.saving import SaveMaps
+
+    if arguments.save_maps is None:
+        for option, given in (("--maps-at", arguments.maps_at), ("--save-masks", arguments.save_masks)):
+            if given is not None:
+                raise PadimBenchError(f"{option} is of maps that are saved: give --save-maps DIR too")
+        return None
+    return SaveMaps(arguments.save_maps, arguments.maps_at or "image", arguments.save_masks)
+
+
+def border_note(maps: SaveMaps, protocol: Protocol) -> str:
+    """What a user should know of maps of a protocol that crops; nothing for others."""
+    if protocol.images.crop in {None, protocol.images.resize}:
+        return ""
+    where = "" if maps.masks is None else f" in {maps.masks.as_posix()}"
+    masks = f"the masks{where} that go with them" if where else "masks that go with them (--save-masks DIR)"
+    kind = (
+        "are of whole images, with their own minimum where the protocol crops and nothing was scored"
+        if maps.at == "image"
+        else f"are of the {protocol.size}x{protocol.size} pixels under the protocol's crop"
+    )
+    return f"padim-bench: note: maps {kind}: MVTec's evaluation needs {masks}"

@@ -91,6 +91,19 @@ def stored_size(path: Path) -> tuple[int, int]:
     return size
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the image as :func:`decode` gives it, of its header where that does. Raises as it does."""
+    size = stored_size(path)
+    try:
+        with path.open("rb") as file, _refusals(path, b""), _pillows_limits_lifted():
+            turned = _turn(Image.open(file, formats=formats_read())) is not None
+    except PadimBenchError:
+        turned = True  # tags that cannot be read, which decoding passes over
+    if not turned:
+        return size
+    return decode(path.read_bytes(), path).size
+
+
 @contextlib.contextmanager
 def _refusals(path: Path, content: bytes) -> Iterator[None]:
     """Whatever Pillow raises of a file is PadimBenchError, one line that names it."""
@@ -218,7 +231,7 @@ def _upright(image: Image.Image, path: Path, notes: Notes | None) -> Image.Image
     Pillow's own ``exif_transpose`` writes all tags again, and fails where one cannot be written.
     """
     try:
-        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        method = _turn(image)
     except Exception:  # as when decoding
         method = None
         if notes is not None:
@@ -228,6 +241,11 @@ def _upright(image: Image.Image, path: Path, notes: Notes | None) -> Image.Image
     turned = image.transpose(method)
     turned.format = image.format
     return turned
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright, if it is to be turned; raises anything of tags that cannot be read."""
+    return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 _lifting = threading.Lock()

@@ -137,9 +137,7 @@ def _place() -> str:
 
 
 def cannot_write(path: Path, error: OSError) -> PadimBenchError:
-    return PadimBenchError(
-        f"cannot write {path}: {error.strerror or error}: choose another folder with --results or free some space"
-    )
+    return PadimBenchError(f"cannot write {path}: {error.strerror or error}: choose another folder, or free some space")
 
 
 def check_writable(*folders: Path) -> None:

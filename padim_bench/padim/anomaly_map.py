@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
@@ -64,3 +65,11 @@ def anomaly_maps(
     maps = mapped(protocol.maps.sigma)
     scored = maps if protocol.maps.score_from == "smoothed" else mapped(0.0)
     return maps, scored.amax(dim=(1, 2))
+
+
+def resized_map(score_map: Tensor, shape: tuple[int, int], interpolation: MapInterpolation) -> NDArray[np.float32]:
+    """A map (H, W) at another ``shape``, as torch interpolates without antialiasing; at its own shape it is itself."""
+    if tuple(score_map.shape) != tuple(shape):
+        score_map = functional.interpolate(score_map[None, None], size=shape, mode=interpolation)[0, 0]
+    found: NDArray[np.float32] = score_map.numpy()
+    return found

@@ -17,6 +17,7 @@ from padim_bench.evaluation import Maps
 from padim_bench.machine.environment import PeakMemory, larger
 from padim_bench.machine.progress import Progress
 from padim_bench.machine.torch_settings import stopwatch
+from padim_bench.maps.saving import MapWriter
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import f1_thresholds
 from padim_bench.padim.embedding import PatchEmbedding
@@ -79,7 +80,9 @@ class ImageUnit:
             train=tuple(map(full, self.category.train)),
             test=tuple(map(full, self.category.test)),
         )
-        return replace(self, category=category, weights=with_full_path(self.weights))
+        maps = self.settings.maps
+        settings = replace(self.settings, maps=None if maps is None else maps.with_full_paths())
+        return replace(self, category=category, weights=with_full_path(self.weights), settings=settings)
 
     def steps(self, session: Session) -> int:
         """Decoding, the network and each configuration are a step an image."""
@@ -110,7 +113,7 @@ class ImageUnit:
             for config in configs:
                 progress.stage(name, f"{config.model_name} {config.model.strategy}")
                 try:
-                    result = _run_one(config, bank, settings)
+                    result = _run_one(config, bank, self)
                 except PadimBenchError as error:  # the model knows no category
                     raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
                 result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
@@ -126,7 +129,8 @@ class ImageUnit:
         return len(self.category.train) + len(self.category.test)
 
 
-def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Settings) -> Result:
+def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, unit: ImageUnit) -> Result:
+    settings = unit.settings
     memory = PeakMemory(settings.execution.device)
     timings: dict[str, float] = {}
     embeddings: list[PatchEmbedding] = []
@@ -141,6 +145,7 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
     except StrategyInvalidError as error:
         return Result(timings, memory.read(), embeddings, reason=str(error))
     maps, parts = Maps(config.protocol, exact=bank.exact(config) or not has_maps(config)), []
+    writer = None if settings.maps is None else MapWriter(settings.maps, unit.category, config.protocol)
     for features, masks in bank.tested(config, timings):
         with stopwatch(timings, "score", settings.execution.device):
             selected = [features.select(names, e) for names, e in zip(members(config), embeddings, strict=True)]
@@ -149,8 +154,12 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, settings: Setting
         with stopwatch(timings, "metrics", settings.execution.device):
             if found is not None:
                 maps.add(found, masks)
+        if writer is not None and found is not None:
+            writer.add(found)
         del features, selected, found
     scores = torch.cat(parts)
+    if writer is not None:
+        writer.finish(scores.numpy())
     with stopwatch(timings, "metrics", settings.execution.device):
         metrics, bounds = maps.metrics(bank.labels, scores.numpy())
     variants: dict[str, float | None] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from padim_bench.data.samples import Category
 from padim_bench.data.stc import Scene
 from padim_bench.errors import PadimBenchError
+from padim_bench.maps.saving import SaveMaps
 from padim_bench.padim.config import PADIM
 from padim_bench.padim.layers import layer_names
 from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
@@ -18,17 +19,24 @@ from padim_bench.protocols import ImageChoices
 from padim_bench.records.config import FUSIONS, Execution, RunConfig, Wanted
 from padim_bench.runs.channels import Channels
 from padim_bench.runs.images import ImageUnit
-from padim_bench.runs.methods import method_names
+from padim_bench.runs.methods import has_maps, method_names
 from padim_bench.runs.scenes import SceneUnit, dataset_name
 from padim_bench.runs.unit import Unit
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of one command share; ``memory_limit`` in bytes, of what grows with the number of images."""
+    """What all runs of one command share.
+
+    Attributes:
+        execution: where they run.
+        memory_limit: in bytes, of what grows with the number of images.
+        maps: where anomaly maps of test images are written, of one model; None for nowhere.
+    """
 
     execution: Execution = field(default_factory=Execution)
     memory_limit: int = DEFAULT_MEMORY_LIMIT
+    maps: SaveMaps | None = None
 
 
 def plan(
@@ -51,7 +59,7 @@ def plan(
         on_message: told in a line what is left out.
 
     Raises PadimBenchError for layers or numbers of features that a backbone does not have, for draws that there
-    cannot be, and where all are left out.
+    cannot be, where all are left out, and where maps of several models are to be saved.
     """
     channels = Channels(results)
     groups: dict[tuple[ImageChoices, Weights, str, bool], dict[RunConfig, None]] = {}
@@ -64,6 +72,16 @@ def plan(
         # Baselines apart: they ask for layers whose features PaDiM's runs would otherwise hold too.
         baseline = config.model.method != PADIM
         groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype, baseline), {})[config] = None
+    if settings.maps is not None:
+        if len(planned) > 1:
+            raise PadimBenchError(
+                f"maps of {len(planned)} models would lie in one folder, {settings.maps.folder}: save those of one "
+                "method, backbone, number of features, seed, reduction, strategy and storage at a time"
+            )
+        for config, _ in planned:
+            if not has_maps(config):
+                raise PadimBenchError(f"{config.model.method} scores images alone and has no maps: leave them out")
+            settings.maps.check(config.protocol)
     # Image choices together, so that a second backbone finds the images of the first.
     order = list(dict.fromkeys(choices for choices, *_ in groups))
     ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))

@@ -84,6 +84,11 @@ def test_of_the_rest_the_machine_s_room_knows_errors_alone_but_for_the_doctor_wh
     assert [(f, n) for f, n in others if n != "padim_bench" and not any(within(n, m) for m in known)] == []
 
 
+def test_maps_as_files_know_nothing_of_runs_and_what_comes_of_them() -> None:
+    above = [f"padim_bench.{name}" for name in ("records", "runs", "costs", "report", "reproduction", "cli")]
+    assert [(f, n) for f, n in imports_of("maps") if any(within(n, m) for m in above)] == []
+
+
 def test_metrics_need_nothing_else_of_the_package() -> None:
     assert outside("metrics") == []
 
@@ -131,7 +136,19 @@ def test_nothing_but_the_entry_point_knows_the_command_line() -> None:
     assert users == {"__main__.py"}
 
 
-HEAVY = {"timm", "pandas", "matplotlib", "torch", "torchvision", "scipy", "numpy", "PIL", "pydantic", "tqdm"}
+HEAVY = {
+    "timm",
+    "pandas",
+    "matplotlib",
+    "torch",
+    "torchvision",
+    "scipy",
+    "numpy",
+    "PIL",
+    "pydantic",
+    "tqdm",
+    "tifffile",
+}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -1,0 +1,1 @@
+"""Anomaly maps as files: written by a run, and anybody's read and scored."""
