@@ -34,3 +34,4 @@ class TrainingImages:
             yield batch
             self._progress.advance(len(batch))
         self._progress.stage("fitting")
+        self._progress.reset(0, 0)  # which is not counted
