@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from padim_bench import __version__
-from padim_bench.cli import check, compare, data, doctor, listing, profile, reproduce, run, score_maps, tables
+from padim_bench.cli import (
+    check,
+    compare,
+    data,
+    doctor,
+    fit,
+    listing,
+    predict,
+    profile,
+    reproduce,
+    run,
+    score_maps,
+    tables,
+)
 from padim_bench.cli.output import Output, notes_said, say
 from padim_bench.cli.parsing import Parser
 from padim_bench.errors import PadimBenchError
@@ -74,6 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="padim-bench", description="Benchmark and reproducibility suite for PaDiM (arXiv:2011.08785).")
     parser.add_argument("--version", action="version", version=f"padim-bench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name", parser_class=Parser)
-    for command in (run, score_maps, reproduce, tables, compare, check, profile, listing, doctor, data):
+    for command in (
+        *(run, reproduce, tables, compare, check, fit, predict, score_maps),
+        *(profile, listing, doctor, data),
+    ):
         command.add_to(commands)
     return parser

@@ -23,6 +23,7 @@ from padim_bench.padim.embedding import PatchEmbedding
 from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names, working_dtype
+from padim_bench.padim.training_scores import TrainingScores
 from padim_bench.padim.weights import check_safetensors
 from padim_bench.protocols import Protocol
 
@@ -51,6 +52,13 @@ class SavedWeights(TypedDict):
     seed: _Whole | None
 
 
+class SavedScores(TypedDict):
+    """Of training images, in their order, each by a model fitted without its fold."""
+
+    folds: Annotated[int, Field(ge=2, lt=1 << 31)]
+    scores: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=3)]
+
+
 class About(TypedDict):
     """The metadata of a model's file; what each member is, PaDiM and PatchGaussians say."""
 
@@ -77,6 +85,7 @@ class About(TypedDict):
     native_residual: NotRequired[_Number | None]
     half_products: NotRequired[Literal["auto", "native", "widened"]]
     computed_in: Literal["float32", "float64"]
+    training_scores: NotRequired[SavedScores]
 
 
 _ABOUT = TypeAdapter(About)
@@ -113,6 +122,8 @@ def save_model(model: PaDiM, path: Path | str) -> None:
         "half_products": model.config.half_products,
         "computed_in": gaussians.computed_in,
     }
+    if (own := model.training_scores) is not None:
+        about["training_scores"] = asdict(own)
     tensors = {"mean": gaussians.mean} | {f"state.{k}": v for k, v in gaussians.state.items()}
     if gaussians.embedding.projection is not None:
         tensors["projection"] = gaussians.embedding.projection
@@ -161,7 +172,10 @@ def load_model(kind: type[Model], path: Path | str, weights: str | Path | None, 
         native_residual=about.get("native_residual"),
         half_products=model.config.half_products,
     )
-    return model.use(gaussians, about["image_size"])
+    model.use(gaussians, about["image_size"])
+    if (own := about.get("training_scores")) is not None:
+        model.training_scores = TrainingScores(own["folds"], own["scores"])
+    return model
 
 
 def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
@@ -209,11 +223,16 @@ def _checked(text: str) -> About:
         "epsilon": about["epsilon"] == about["protocol"].epsilon,
         "weights.seed": weights["trained"] == (weights["seed"] is None),
         "layer_grids": len(about["layer_grids"]) == len(about["layers"]),
+        "training_scores": _holds(about.get("training_scores"), about["n_images"]),
         "protocol.maps.sigma": about["protocol"].maps.sigma <= _LARGEST_SIGMA,
     }.items():
         if not holds:
             raise ValueError(f"{name}: no model was saved with that")
     return about
+
+
+def _holds(own: SavedScores | None, n_images: int) -> bool:
+    return own is None or len(own["scores"]) == n_images >= own["folds"]
 
 
 def _backbone(path: Path, about: About, weights: str | Path | None) -> Backbone:
@@ -234,14 +253,14 @@ def _backbone(path: Path, about: About, weights: str | Path | None) -> Backbone:
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(
             f"{path} was fitted with weights {saved['label']}, which are not at hand ({error}): "
-            "pass their file or directory as weights= to PaDiM.load"
+            "pass their file or directory as weights= to PaDiM.load, or as --weights"
         ) from error
     except PadimBenchError as error:
         raise PadimBenchError(f"the backbone of model {path} cannot be made ({error})") from error
     if backbone.weights.identity != weights_identity(saved["tensors_sha256"], saved["mean"], saved["std"]):
         raise PadimBenchError(
             f"{path} was fitted with weights {saved['label']}, sha256 {saved['sha256'][:12]}, but "
-            f"{backbone.weights.label} was found: pass weights= to PaDiM.load"
+            f"{backbone.weights.label} was found: pass weights= to PaDiM.load, or --weights"
         )
     return backbone
 

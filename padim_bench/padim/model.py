@@ -21,6 +21,7 @@ from padim_bench.padim.projection import ChannelMoments, principal_components
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, check_reduction, reduced_embedding
 from padim_bench.padim.sharing import NEVER, share, training_cost
 from padim_bench.padim.strategies import STORAGE_DTYPES, strategy_names
+from padim_bench.padim.training_scores import TrainingScores
 from padim_bench.protocols import Protocol, get_protocol
 
 DEFAULT_MEMORY_LIMIT = 2 << 30
@@ -118,6 +119,7 @@ class PaDiM:
         self._image_size: tuple[int, int] | None = None
         self._moments: TrainingMoments | None = None
         self._gaussians: PatchGaussians | None = None
+        self.training_scores: TrainingScores | None = None
 
     @property
     def gaussians(self) -> PatchGaussians:
@@ -131,27 +133,35 @@ class PaDiM:
             self._gaussians = self._factorise(consume=False)
         return self._gaussians
 
-    def fit(self, images: Tensor | Iterable[Any]) -> Self:
+    def fit(self, images: Tensor | Iterable[Any], *, folds: int | None = None) -> Self:
         """Learns one Gaussian per position from normal images, in one pass (section III-B).
 
         Args:
             images: batches (B, 3, H, W) of RGB images, uint8 or floating point in 0..1: a DataLoader, a
                 list of tensors, or one tensor. Consumed once ("pca": see ``reduction``); never held. One image
                 has no covariance: a DataWarning says that epsilon I alone takes its place.
+            folds: score every training image by Gaussians that were fitted without its fold, for :meth:`threshold`.
+                It changes nothing of the model itself and costs a factorisation a fold; where features are folded
+                for want of memory, images are read again once a fold.
 
         Raises:
-            PadimBenchError: no image, NaN features, batches of differing size.
+            PadimBenchError: no image, NaN features, batches of differing size, more folds than images.
             StrategyInvalidError: the strategy's factorisation is wrong on this machine.
         """
-        self._moments = self._gaussians = self._image_size = None
+        self._moments = self._gaussians = self._image_size = self.training_scores = None
         try:
             if REDUCTIONS[self.config.reduction].learned:
                 self._fit_components(images)
             else:
                 self._learn(images, _expected_batches(images))
+            if folds is not None:
+                from padim_bench.padim.leave_out import leave_out_scores
+
+                assert self._moments is not None
+                self.training_scores = leave_out_scores(self, self._moments, images, folds)
             self._gaussians = self._factorise(consume=True)
         except BaseException:
-            self._image_size = None  # half a fit is none
+            self._image_size = self.training_scores = None  # half a fit is none
             raise
         finally:
             self._moments = None
@@ -169,7 +179,7 @@ class PaDiM:
                 "fit() and load() keep no training moments: build this model with partial_fit() alone"
             )
         self._learn(images)
-        self._gaussians = None
+        self._gaussians = self.training_scores = None
         return self
 
     def merge(self, other: PaDiM) -> Self:
@@ -182,8 +192,22 @@ class PaDiM:
         if self._learned_from() != other._learned_from():
             raise PadimBenchError("models of differing weights, layers, normalisation or dtype cannot be merged")
         self._moments.merge(other._moments)
-        self._gaussians = None
+        self._gaussians = self.training_scores = None
         return self
+
+    def threshold(self, quantile: float = 0.99) -> float:
+        """The image score that a share ``quantile`` of the training images stays under, each scored as a new one.
+
+        Those scores are of Gaussians fitted without the image's fold, so that no test set is needed. In between two
+        scores it is interpolated, as ``numpy.quantile`` does; few images make it a rough one.
+
+        Raises PadimBenchError for a model fitted without ``folds``, and a quantile outside 0..1.
+        """
+        if self.training_scores is None:
+            raise PadimBenchError(
+                "this model has no scores of its training images, and so no threshold: fit it with fit(images, folds=5)"
+            )
+        return self.training_scores.quantile(quantile)
 
     @torch.no_grad()
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,6 +274,7 @@ class PaDiM:
     def use(self, gaussians: PatchGaussians, image_size: tuple[int, int]) -> Self:
         """Takes Gaussians that were fitted elsewhere to this model's features of images of (H, W) pixels."""
         self._moments, self._gaussians, self._image_size = None, gaussians, image_size
+        self.training_scores = None
         return self
 
     def _learned_from(self) -> tuple[object, ...]:
@@ -268,7 +293,7 @@ class PaDiM:
     def _features(self, images: Tensor | Iterable[Any]) -> Iterator[list[Tensor]]:
         """Feature maps batch by batch. Raises PadimBenchError without any image, or for images of another size."""
         empty = True
-        for batch in _batches(images):
+        for batch in batches_of(images):
             size, empty = (int(batch.shape[2]), int(batch.shape[3])), False
             if self._image_size not in {None, size}:
                 raise PadimBenchError(f"images of {size} after images of {self._image_size}: resize them")
@@ -376,7 +401,7 @@ def _expected_batches(images: Tensor | Iterable[Any]) -> int:
     return length_hint(images, NEVER)
 
 
-def _batches(images: Tensor | Iterable[Any]) -> Iterable[Tensor]:
+def batches_of(images: Tensor | Iterable[Any]) -> Iterable[Tensor]:
     """Batches of a tensor, a list of tensors, or a DataLoader that yields (images, labels, ...)."""
     if isinstance(images, Tensor):
         return torch.split(images, CPU_BATCH_SIZE)

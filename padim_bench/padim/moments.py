@@ -13,6 +13,7 @@ from torch import Tensor
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.embedding import PatchEmbedding, require_finite
 from padim_bench.padim.parallel import for_each
+from padim_bench.padim.sharing import NEVER
 from padim_bench.padim.strategies import PositionChunk
 from padim_bench.padim.tiling import MEASURED, Tiling, slices
 
@@ -109,6 +110,47 @@ class TrainingMoments:
         self.n += other._folded_n
         for batch in list(other._pending):
             self.update(batch)
+
+    @property
+    def held(self) -> bool:
+        """Whether the features of all images are still here."""
+        return not self._tiles
+
+    def leave_out(self, fold: int, folds: int) -> tuple[list[Tensor], TrainingMoments]:
+        """Of held features those of every ``folds``-th image from ``fold`` on, and the moments of all other images.
+
+        The first are a copy, as ``PatchEmbedding.select`` gives them; the others are views and take no memory.
+        """
+        assert self.held
+        others = TrainingMoments(self.embedding, self.dtype, NEVER, self.tiling)
+        own, start = list[list[Tensor]](), 0
+        for batch in self._pending:
+            for one in range(min(folds, batch[0].shape[1])):
+                part = [layer[:, one::folds] for layer in batch]
+                if (start + one) % folds == fold:
+                    own.append(part)
+                else:
+                    others._pending.append(part)
+            start += batch[0].shape[1]
+        selected = [torch.cat(layers, dim=1) for layers in zip(*own, strict=True)]
+        others.n = others._pending_n = self.n - selected[0].shape[1]
+        return selected, others
+
+    def become_rest_of(self, total: TrainingMoments) -> None:
+        """Turns into the moments of ``total``'s images without these, which were among them. Both are folded.
+
+        Chan's update, solved for one of its parts; exact but for the rounding of ``total``'s scatter to float32.
+        """
+        assert (self.embedding, self.tiling) == (total.embedding, total.tiling)
+        self._fold()
+        total._fold()
+        rest = total.n - self.n
+        for (_, mean, scatter), (_, whole_mean, whole) in zip(self._tiles, total._tiles, strict=True):
+            gap = (whole_mean - mean) * (total.n / rest)  # from these images' mean to the others'
+            left = whole.to(mean.dtype) - scatter
+            scatter.copy_(left.baddbmm_(gap.unsqueeze(2), gap.unsqueeze(1), alpha=-self.n * rest / total.n))
+            mean.add_(gap)
+        self.n = self._folded_n = rest
 
     def groups(self, *, consume: bool = False) -> Iterator[Group]:
         """All positions, a group at a time, for :meth:`read`; ``consume`` frees folded ones on the way."""

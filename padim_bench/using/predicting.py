@@ -1,0 +1,211 @@
+"""Scores images of one's own with a fitted model: a row and a heat map for each, batch by batch."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim_bench.data.listing import printable
+from padim_bench.data.notes import Notes
+from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
+from padim_bench.errors import PadimBenchError
+from padim_bench.machine.files import clear_abandoned, replacing
+from padim_bench.using.finding import Found
+from padim_bench.using.heat import heat_map, picture_of
+
+if TYPE_CHECKING:
+    from padim_bench.maps.files import write_map
+from padim_bench.padim.model import PaDiM
+    from padim_bench.protocols import Protocol
+
+SCORES = "scores.csv"
+COLUMNS = ("image", "score", "over_threshold", "heat_map", "problem")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is known of one image: its score, or the problem why it has none.
+
+    Attributes:
+        image: as it was named, or found below a folder.
+        score: the maximum of its anomaly map, a distance; None where it could not be read.
+        over: whether the score is over the threshold; None without one.
+        heat_map: its file below the folder of results.
+        problem: one line, or "".
+    """
+
+    image: Path
+    score: float | None = None
+    over: bool | None = None
+    heat_map: str = ""
+    problem: str = ""
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """In the order of ``COLUMNS``."""
+        over = "" if self.over is None else "yes" if self.over else "no"
+        score = "" if self.score is None else f"{self.score:.6g}"
+        return printable(self.image.as_posix()), score, over, printable(self.heat_map), printable(self.problem)
+
+
+class _Read(NamedTuple):
+    pixels: NDArray[np.uint8]  # (3, S, S), for the model
+    picture: NDArray[np.uint8]  # (H, W, 3), to look at
+
+
+def predict(
+    model: PaDiM,
+    images: Sequence[Found],
+    out: Path,
+    *,
+    threshold: float | None,
+    maps: bool = False,
+    batch_size: int = 8,
+    threads: int = 1,
+    notes: Notes | None = None,
+) -> Iterator[Prediction]:
+    """Scores images in order and writes ``out/scores.csv``, a row each, and a heat map ``out/<place>.png`` each.
+
+    Two batches of images are held, however many there are. Files of an earlier call are written over; rows stand in
+    the file batch by batch, so that whatever ends this, what was yielded is kept. Colours are of one scale for all
+    images: full at 1.5 times the threshold, or without one at three times the root of the number of dimensions, about
+    three times the distance of an image that fits the Gaussian.
+
+    Args:
+        model: fitted; its protocol prepares images.
+        images: and their places below ``out``.
+        out: made where it is missing.
+        threshold: of image scores; None for none.
+        maps: write ``out/<place>.tiff`` too: float32, (S, S) of the protocol, distances.
+        batch_size: images scored at a time.
+        threads: files decoded and written at a time.
+        notes: told of how files were read.
+
+    Yields:
+        A prediction for each image; one that cannot be read has a ``problem`` and no files.
+
+    Raises:
+        PadimBenchError: the folder cannot be written.
+    """
+    import torch
+
+    protocol = model.config.protocol
+    full = 1.5 * threshold if threshold else 3 * math.sqrt(model.gaussians.embedding.n_features)
+    made = set[Path]()
+
+    def write(found: Found, picture: NDArray[np.uint8], values: NDArray[np.float32]) -> str:
+        path = out / f"{found.place}.png"
+        _make(path.parent, made)
+        _write(path, heat_map(picture, values, protocol, full, threshold))
+        if maps:
+            write_map(path.with_name(f"{found.place.name}.tiff"), values)
+        return path.relative_to(out).as_posix()
+
+    _make(out, made)
+    with (
+        _csv_file(out / SCORES) as table,
+        ThreadPoolExecutor(max_workers=max(1, threads)) as pool,
+        closing(_read_ahead(pool, images, protocol, batch_size, notes)) as batches,
+    ):
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for batch in batches:
+            sound = [(found, read) for found, read in batch if isinstance(read, _Read)]
+            done = {found: Prediction(found.image, problem=read) for found, read in batch if isinstance(read, str)}
+            if sound:
+                values, scores = model.score(torch.from_numpy(np.stack([read.pixels for _, read in sound])))
+                written = [
+                    pool.submit(write, found, read.picture, one)
+                    for (found, read), one in zip(sound, values.cpu().numpy(), strict=True)
+                ]
+                for (found, _), score, file in zip(sound, scores.tolist(), written, strict=True):
+                    over = None if threshold is None else score > threshold
+                    done[found] = Prediction(found.image, score, over, file.result())
+            predictions = [done[found] for found, _ in batch]
+            try:
+                rows.writerows(one.row for one in predictions)
+                table.flush()
+            except OSError as error:
+                raise _cannot_write(out / SCORES, error) from error
+            yield from predictions
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, images: Sequence[Found], protocol: Protocol, batch_size: int, notes: Notes | None
+) -> Generator[list[tuple[Found, _Read | str]], None, None]:
+    """Batch after batch; the next one is decoded while the caller works on this one. A problem is its line."""
+
+    def read(image: Path) -> _Read | str:
+        try:
+            content = read_bytes(image)
+            with ExitStack() as turn:
+                decoded = decode_image(content, image, protocol, notes, turn=turn)
+                pixels, picture = prepare_image(decoded, protocol), picture_of(decoded)
+                del decoded, content  # before the next thread's turn
+        except PadimBenchError as error:
+            return str(error)
+        return _Read(pixels, picture)
+
+    ahead: deque[list[tuple[Found, Future[_Read | str]]]] = deque()
+    try:
+        for start in range(0, len(images), batch_size):
+            ahead.append([(found, pool.submit(read, found.image)) for found in images[start : start + batch_size]])
+            if len(ahead) > 1:
+                yield [(found, one.result()) for found, one in ahead.popleft()]
+        for batch in ahead:
+            yield [(found, one.result()) for found, one in batch]
+    finally:  # also where the caller stops halfway
+        for batch in ahead:
+            for _, one in batch:
+                one.cancel()
+
+
+def _make(folder: Path, made: set[Path]) -> None:
+    """Once a folder, which is cleared of what killed writers left in it."""
+    if folder in made:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    clear_abandoned(folder)
+    made.add(folder)
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    """As PNG, whole or not at all."""
+    try:
+        with replacing(path) as temporary:
+            image.save(temporary, format="PNG")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def _csv_file(path: Path) -> Iterator[TextIO]:
+    try:
+        table = path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield table
+    finally:
+        with suppress(OSError):  # of a full disk, which was said when rows were written
+            table.close()
+
+
+def _cannot_write(path: Path, error: OSError) -> PadimBenchError:
+    return PadimBenchError(
+        f"cannot write {path}: {error.strerror or error}: choose another folder with --out or free some space"
+    )

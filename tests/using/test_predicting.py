@@ -1,0 +1,199 @@
+"""fit and predict: scores and heat maps of one's own images, whatever they are and however many."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim_bench import PaDiM, PadimBenchError
+from padim_bench.cli import main
+from padim_bench.protocols import get_protocol
+from padim_bench.using import predicting
+from padim_bench.using.finding import Found, find_images
+from padim_bench.using.heat import heat_map, picture_of
+
+rng = np.random.default_rng(0)
+
+
+def drawn(*shape: int) -> NDArray[np.uint8]:
+    return rng.integers(90, 130, shape, dtype=np.uint8)
+
+
+def put(path: Path, image: Image.Image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fitted by the command line to a folder of one's own images, one of which lies deeper."""
+    folder = tmp_path_factory.mktemp("own")
+    for i in range(8):
+        put(folder / ("deeper" if i == 3 else ".") / f"{i}.png", Image.fromarray(drawn(70, 60, 3)))
+    saved = folder / "model.safetensors"
+    given = ["--images", str(folder), "--backbone", "resnet18", "--weights", "random", "--n-features", "8"]
+    assert main(["fit", *given, "--folds", "4", "--save", str(saved)]) == 0
+    return saved
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_images_of_any_size_and_mode_are_scored_and_unreadable_ones_named_skipped_and_counted(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "images" / "out"
+    put(images / "a" / "grey.png", Image.fromarray(drawn(50, 60)))
+    put(images / "a" / "wide.png", Image.fromarray(drawn(50, 60).astype(np.uint16) * 257))
+    put(images / "tiny.png", Image.new("RGB", (1, 1)))
+    put(images / "long.png", Image.new("P", (3000, 40)))
+    put(images / "clear.png", Image.new("RGBA", (40, 40)))
+    put(images / "same.png", Image.new("RGB", (40, 40)))
+    put(images / "same.bmp", Image.new("L", (40, 40), 255))
+    put(images / "ground_truth" / "mask.png", Image.new("L", (40, 40)))
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    (images / "notes.txt").write_text("no image")
+    command = ["predict", str(model), str(images), "--out", str(out), "--maps", "--batch-size", "3"]
+    assert main(command) == 2
+    said = capfd.readouterr()
+    assert "broken.png" in said.err
+    assert "left out 2: folder of masks: 1 (ground_truth/ with 1 image); no image format that is read: 1" in said.err
+    assert "1 of 8 images could not be read" in said.err
+    assert "the 0.99 quantile of the scores of 8 training images, each scored without its fold (4 folds)" in said.out
+    rows = {Path(row["image"]).name: row for row in table(out)}
+    assert {row["heat_map"] for row in rows.values()} == {
+        *("a/grey.png", "a/wide.png", "tiny.png", "long.png", "clear.png", "same.png", "same.png.png", "")
+    }
+    assert rows["broken.png"]["score"] == rows["broken.png"]["over_threshold"] == ""
+    loaded = PaDiM.load(model)
+    for name, row in rows.items():
+        if name == "broken.png":
+            continue
+        assert row["over_threshold"] == ("yes" if float(row["score"]) > loaded.threshold() else "no")
+        heat = Image.open(out / row["heat_map"])
+        assert 256 <= max(heat.size) <= 1024
+        found = np.asarray(Image.open(out / row["heat_map"]).convert("RGB"))
+        assert found.dtype == np.uint8
+        tiff = Image.open((out / row["heat_map"]).with_suffix(".tiff"))
+        assert (tiff.mode, tiff.size) == ("F", (224, 224))
+        assert np.asarray(tiff).max() == pytest.approx(float(row["score"]), rel=1e-5)
+    # Again, as a document: what lies in the folder of results is searched no more than before.
+    assert main([*command, "--json"]) == 2
+    document = json.loads(capfd.readouterr().out)
+    assert document["threshold"]["n_images"] == 8
+    assert [i["score"] is None for i in document["images"]].count(True) == 1
+    assert len(document["images"]) == 8
+
+
+def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, out = put(tmp_path / "images" / "a.png", Image.new("RGB", (9, 9))), tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    fit = ["fit", "--backbone", "resnet18", "--weights", "random", "--save", str(tmp_path / "m")]
+    cases = {
+        ("predict", tmp_path / "none", image, "--out", out): "no model",
+        ("predict", image, image, "--out", out): "model",
+        ("predict", model, tmp_path / "empty", "--out", out): "no image found in",
+        ("predict", model, tmp_path / "gone", "--out", out): "no image and no folder",
+        ("predict", model, image.parent, "--out", image.parent): "results need a folder of their own",
+        ("predict", model, image, "--out", image.parent): "would overwrite the image",
+        ("predict", model, image, "--out", image): "cannot write",
+        ("predict", model, image, "--out", out, "--quantile", "99"): "--quantile 99: choose 0 to 1",
+        ("predict", model, image, "--out", out, "--weights", "random:3"): "was fitted with weights",
+        (*fit, "--images", image.parent): "--folds 5: there are 1 training images",
+        (*fit, "--images", image.parent, "--category", "x"): "--images and --data",
+    }
+    for command, said in cases.items():
+        assert main([str(word) for word in command]) == 2, command
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
+        assert said in line
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_model_without_scores_predicts_without_a_threshold_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        put(tmp_path / "normal" / f"{i}.png", Image.fromarray(drawn(40, 40, 3)))
+    saved, out = tmp_path / "m.safetensors", tmp_path / "out"
+    given = ["--images", str(tmp_path / "normal"), "--backbone", "resnet18", "--weights", "random"]
+    assert main(["fit", *given, "--n-features", "4", "--folds", "1", "--save", str(saved)]) == 0
+    assert main(["predict", str(saved), str(tmp_path / "normal" / "0.png"), "--out", str(out)]) == 0
+    assert "no threshold: the model keeps no scores" in capsys.readouterr().out
+    assert table(out)[0]["over_threshold"] == ""
+
+
+def test_ten_thousand_images_are_read_no_further_than_two_batches_ahead_and_what_was_done_is_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, read = put(tmp_path / "a.png", Image.fromarray(drawn(40, 40, 3))), list[Path]()
+    before = predicting.read_bytes
+    monkeypatch.setattr(predicting, "read_bytes", lambda path: (read.append(path), before(path))[1])
+    found = [Found(image, Path(f"{i:05}")) for i in range(10_000)]
+    going = predicting.predict(PaDiM.load(model), found, tmp_path / "out", threshold=None, batch_size=4)
+    assert len(list(islice(going, 8))) == 8
+    assert len(read) <= 12
+    going.close()  # as Ctrl-C does
+    assert len(table(tmp_path / "out")) == 8
+    assert len(list((tmp_path / "out").glob("*.png"))) == 8
+
+
+def test_names_that_clash_are_kept_apart_and_an_image_named_twice_is_one(tmp_path: Path) -> None:
+    for name in ("x/a.png", "x/A.bmp", "y/a.png", "x/.hidden.png", "x/out/a.png"):
+        put(tmp_path / name, Image.new("L", (2, 2)))
+    x, y = tmp_path / "x", tmp_path / "y"
+    found, notes = find_images([x, y, x / "a.png"], x / "out")
+    assert [str(one.place) for one in found] == ["A", "a.png", "a.png-2"]
+    assert notes == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such links for all")
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "x" / "a.png", Image.new("L", (2, 2)))
+    (tmp_path / "x" / "again").symlink_to(tmp_path / "x")
+    found, notes = find_images([tmp_path / "x"])
+    assert len(found) == 1
+    assert "link to a folder: 1 (again" in notes[0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PadimBenchError, match="no image found"):
+        find_images([tmp_path / "empty"])
+
+
+def test_a_heat_map_outlines_what_is_over_the_threshold_and_darkens_what_the_crop_leaves_out() -> None:
+    protocol = get_protocol("paper")
+    values = np.zeros((224, 224), np.float32)
+    values[100:120, 100:120] = 10
+    picture = picture_of(Image.new("L", (256, 256), 100))
+    found = np.asarray(heat_map(picture, values, protocol, full=10.0, threshold=5.0))
+    assert found.shape == (256, 256, 3)
+    assert (found[0, 0] == 45).all()  # outside the crop
+    assert (found[20, 20] == 100).all()  # as it was
+    assert (found[116, 120] == 255).all()  # the region's upper edge
+    assert found[126, 126, 0] > found[126, 126, 1]  # red
+
+
+@pytest.mark.data
+def test_on_real_bottles_the_threshold_of_left_out_images_tells_most_of_the_test_images(
+    real_data: Path, real_weights: Path, tmp_path: Path
+) -> None:
+    saved, out, weights = tmp_path / "m.safetensors", tmp_path / "out", ["--weights", str(real_weights)]
+    given = ["--data", str(real_data), "--category", "bottle", "--backbone", "resnet18", *weights]
+    assert main(["fit", *given, "--save", str(saved)]) == 0
+    assert main(["predict", str(saved), str(real_data / "bottle" / "test"), "--out", str(out), *weights]) == 0
+    over = {"good": list[bool](), "broken": list[bool]()}
+    for row in table(out):
+        over["good" if Path(row["image"]).parent.name == "good" else "broken"].append(row["over_threshold"] == "yes")
+    assert np.mean(over["broken"]) > 0.8
+    assert np.mean(over["good"]) < 0.25
+    assert torch.isfinite(torch.tensor(float(row["score"])))
