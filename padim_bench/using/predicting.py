@@ -21,12 +21,12 @@ from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import clear_abandoned, replacing
+from padim_bench.maps.files import write_map
 from padim_bench.using.finding import Found
 from padim_bench.using.heat import heat_map, picture_of
 
 if TYPE_CHECKING:
-    from padim_bench.maps.files import write_map
-from padim_bench.padim.model import PaDiM
+    from padim_bench.padim.model import PaDiM
     from padim_bench.protocols import Protocol
 
 SCORES = "scores.csv"
