@@ -1,4 +1,4 @@
-"""``padim-bench tables``: makes every page, figure and the index from records alone."""
+"""``padim-bench tables``: makes every page, figure, the index and the report from records alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from padim_bench.cli.options import add_pages
 from padim_bench.cli.output import Output, say
 from padim_bench.cli.parsing import Commands, positive
 
-ABOUT = """Makes every page, figure and the index from the records, measurements and profiles of results folders, in
-seconds, without images, weights or torch. Several folders are merged: records that may not stand in one table are
-refused."""
+ABOUT = """Makes every page, figure, the index and report.html, which is all of it as one page, from the records,
+measurements and profiles of results folders, in seconds, without images, weights or torch. Several folders are merged:
+records that may not stand in one table are refused."""
 
 
 def add_to(commands: Commands) -> None:

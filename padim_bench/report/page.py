@@ -13,18 +13,48 @@ from typing import TYPE_CHECKING
 from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
+    from padim_bench.records.runs import RunRecord
     from padim_bench.report.tables import Table
 
 NONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
+class Source:
+    """What stands behind one number of a grid.
+
+    Attributes:
+        place: what tells it from the page's others, such as row, model and metric: stays as it is for ever.
+        title: the same in words.
+        unit: of the numbers.
+        values: one per replicate, whose mean is shown.
+        interval: ends of the 95 % interval over test images of that mean; None where a run has no resampled values.
+        paper: what the paper prints of the same; None where that is nothing.
+        verdict: "within" or "outside" the tolerance, or "".
+        records: ids of the runs.
+    """
+
+    place: tuple[str, ...]
+    title: str
+    unit: str
+    values: tuple[float, ...]
+    records: tuple[str, ...]
+    interval: tuple[float, float] | None = None
+    paper: float | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
 class Grid:
-    """What a table looks like: a header row, body rows, and the rows before which a rule stands."""
+    """What a table looks like: a header row, body rows, and the rows before which a rule stands.
+
+    ``sources`` says of numbers of ours, by their indices in ``rows``, what stands behind them.
+    """
 
     header: list[str]
     rows: list[list[str]]
     rules: frozenset[int] = frozenset()
+    sources: Mapping[tuple[int, int], Source] = field(default_factory=dict)
 
 
 Section = tuple[str, Grid]
@@ -59,6 +89,8 @@ class Page:
         absent: titles of models that it has no run of.
         figures: by file name without ending, what makes its files, {"svg": bytes, "png": bytes}.
         table: what it was made from, where that is a table of cells.
+        records: the runs that it was made from.
+        finding: the little of it that a reader is to see first, and the sentence that says it.
     """
 
     name: str
@@ -69,6 +101,8 @@ class Page:
     absent: tuple[str, ...] = ()
     figures: Mapping[str, Callable[[], Mapping[str, bytes]]] = field(default_factory=dict)
     table: Table | None = None
+    records: tuple[RunRecord, ...] = ()
+    finding: tuple[str, Grid] | None = None
 
     @property
     def texts(self) -> dict[str, str]:

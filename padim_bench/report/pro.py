@@ -15,10 +15,10 @@ from padim_bench.metrics.resampling import interval
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
-from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, mean_sd, number
+from padim_bench.report.page import NONE, Grid, Page, Section, Source, csv_text, mean_sd, number
 from padim_bench.report.spec import read_paper, read_reproductions, specs_folder
 from padim_bench.report.tables import invalid_seeds, shared_facts, title_warnings
-from padim_bench.report.values import shown_values
+from padim_bench.report.values import mean_interval, shown_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,6 +121,8 @@ def pro_page(
         report.csv(),
         absent=tuple(missing),
         figures={} if frame.empty else {spec["name"]: figure},
+        records=tuple(records),
+        finding=report.finding,
     )
 
 
@@ -140,6 +142,7 @@ class _Report:
         self.cited: set[str] = set()
         self.printed_of: dict[str, Column] = {}
         self.n_printed = 0
+        self.finding: tuple[str, Grid] | None = None
 
     def model(self, model: Mapping[str, Any]) -> None:
         """Everything about one model, ours or only what is printed of it."""
@@ -161,6 +164,7 @@ class _Report:
         order = self.nearest_first(to.get(PAPER), list(dict.fromkeys(mine.definition)))
         if PAPER in to and not to[PAPER].empty:
             self.to_paper(title, to[PAPER], order, mine)
+            self.found(title, to[PAPER], order, mine)
         self.by_category(title, mine, order, published, categories)
         self.over_images(title, mine)
         self.taken_apart(title, mine, categories)
@@ -224,6 +228,47 @@ class _Report:
             rows.append(row)
         self.sections.append((f"{title}: distance to the paper's printed PRO, nearest first", Grid(header, rows)))
 
+    def found(self, title: str, away: pd.DataFrame, order: list[str], mine: pd.DataFrame) -> None:
+        """The first model's two definitions beside the printed column: what a reader is to see first."""
+        both = [MVTEC, self.spec["beside"]]
+        over = self.overs(away)[0]
+        far = {line["definition"]: line for line in away[away.over == over].to_dict("records")}
+        if self.finding or not set(both) <= set(far):
+            return
+        rows: list[list[str]] = []
+        sources: dict[tuple[int, int], Source] = {}
+        for category in dict.fromkeys(mine.category):
+            if category in self.printed_of[title]:
+                at = [self.source(title, mine, definition, category) for definition in both]
+                sources |= {(len(rows), 2 + i): source for i, source in enumerate(at)}
+                printed = number(self.printed_of[title][category], 1)
+                rows.append([category, printed, *(mean_sd(source.values) for source in at)])
+        n, whose = int(far[MVTEC]["n"]), "objects" if over == OBJECTS else "categories"
+        rows.append([f"distance over {n} {whose}", NONE, *(number(far[one]["of_means"]) for one in both)])
+        says = (
+            f"{title}, percent, on the same maps. Over {n} {whose} PRO by {MVTEC}, which the paper cites, lies "
+            f"{far[MVTEC]['of_means']:.2f} points (root mean square) from the printed column, averaged "
+            f"{self.spec['beside']} {far[self.spec['beside']]['of_means']:.2f}. Nearest of {len(order)} definitions: "
+            f"{order[0]}."
+        )
+        header = ["Category", "printed", *both]
+        self.finding = says, Grid(header, rows, frozenset({len(rows) - 1}), sources)
+
+    def source(self, title: str, mine: pd.DataFrame, definition: str, category: str) -> Source:
+        """What stands behind the mean over seeds of one definition in one category."""
+        lines = mine[(mine.definition == definition) & (mine.category == category)]
+        resampled = self.drawn[(self.drawn.title == title) & (self.drawn.definition == definition)]
+        kept = resampled[resampled.record.isin(list(lines.record))].resampled.to_list()
+        return Source(
+            (category, title, definition),
+            f"{title}, PRO by {definition}, {category}",
+            "%",
+            tuple(map(float, lines.value)),
+            tuple(lines.record),
+            mean_interval([kept]) if len(kept) == len(lines) else None,
+            self.printed_of[title].get(category),
+        )
+
     def by_category(
         self,
         title: str,
@@ -239,11 +284,13 @@ class _Report:
             if any(c in column for c in categories)
         ]
         rules = {len(rows)} if rows else set()
+        sources: dict[tuple[int, int], Source] = {}
         for definition in order:
-            here = mine[mine.definition == definition].groupby("category").value.agg(list)
-            rows.append([definition, *(mean_sd(here[c]) for c in categories)])
+            at = [self.source(title, mine, definition, category) for category in categories]
+            sources |= {(len(rows), 1 + i): source for i, source in enumerate(at) if source.values}
+            rows.append([definition, *(mean_sd(source.values) for source in at)])
         section = f"{title}: PRO of every category, printed and by every definition on the same maps"
-        self.sections.append((section, Grid(["Definition", *categories], rows, frozenset(rules))))
+        self.sections.append((section, Grid(["Definition", *categories], rows, frozenset(rules), sources)))
 
     def over_images(self, title: str, mine: pd.DataFrame) -> None:
         """The two definitions over resampled test images: each category, and the distance over the objects."""

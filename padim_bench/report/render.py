@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from padim_bench.data.datasets import DATASETS
 from padim_bench.metrics.summary import METRICS
-from padim_bench.report.page import NONE, Grid, Page, Section, number
+from padim_bench.report.page import NONE, Grid, Page, Section, Source, number
 from padim_bench.report.spec import Claim, Printed, TableMetric
 from padim_bench.report.tables import GROUPS, Cell, Table
 
@@ -55,6 +55,23 @@ def _value(table: Table, cell: Cell | None) -> str:
     return f"{value} [{cell.interval[0]:.2f}, {cell.interval[1]:.2f}]"
 
 
+def _source(table: Table, cell: Cell | None) -> Source | None:
+    if cell is None or cell.ours is None:
+        return None
+    metric = METRICS[cell.metric]
+    counted = f"{GROUPS[cell.row].lower()}, mean of {cell.present} of {cell.full}" if cell.row in GROUPS else cell.row
+    return Source(
+        (cell.row, cell.model, cell.metric),
+        f"{cell.model}, {metric.title}, {counted if table.spec.dataset else cell.row}",
+        metric.unit,
+        cell.values,
+        cell.records,
+        cell.interval,
+        cell.paper,
+        cell.verdict,
+    )
+
+
 def _by_category(table: Table) -> list[Section]:
     sections = []
     for metric in table.spec.metrics:
@@ -64,22 +81,25 @@ def _by_category(table: Table) -> list[Section]:
             compared = any(table.printed(model, metric, row) for row in (*table.categories, *GROUPS))
             names = ("paper", "ours", "diff.") if compared else ("ours",)
             header += [f"{model.title}: {name}" for name in names]
-        rows = []
+        rows: list[list[str]] = []
+        sources: dict[tuple[int, int], Source] = {}
         for row in (*table.categories, *_groups(table)):
             cells = [table.cell(model.title, metric.key, row) for model in columns]
             if row in GROUPS and not any(c and c.present for c in cells):
                 continue
             line = [row if row in table.categories else _mean_title(row, cells)]
             for model, cell in zip(columns, cells, strict=True):
-                if any(table.printed(model, metric, r) for r in (*table.categories, *GROUPS)):
+                if compared := any(table.printed(model, metric, r) for r in (*table.categories, *GROUPS)):
                     paper = cell.paper if cell else None
                     line.append(number(paper, 1 if row in table.categories else 2))
-                    line += [_value(table, cell), signed(cell)]
-                else:
-                    line.append(_value(table, cell))
+                if source := _source(table, cell):
+                    sources[len(rows), len(line)] = source
+                line += [_value(table, cell)]
+                if compared:
+                    line.append(signed(cell))
             rows.append(line)
         if columns:
-            sections.append((_section(metric), Grid(header, rows, frozenset({len(table.categories)}))))
+            sections.append((_section(metric), Grid(header, rows, frozenset({len(table.categories)}), sources)))
     return sections
 
 
@@ -118,19 +138,27 @@ def _by_model(table: Table) -> list[Section]:
                 header.append("diff.")
                 line_makers.append(("difference", group))
         shown = [c for c in table.categories if any(table.cell(m.title, metric.key, c) for m in models)]
-        rows = []
+        rows: list[list[str]] = []
+        sources: dict[tuple[int, int], Source] = {}
         for model in models:
             line = [model.title]
             for what, group in line_makers:
                 cell, one = cells[model.title, group], printed[model.title, group]
+                if what == "ours" and (source := _source(table, cell)):
+                    sources[len(rows), len(line)] = source
                 line.append(
                     number(one.value if one else None, 1) if what == "printed"
                     else number(one.recomputed if one else None) if what == "recomputed"
                     else _value(table, cell) if what == "ours"
                     else signed(cell)
                 )  # fmt: skip
-            rows.append(line + [_value(table, table.cell(model.title, metric.key, category)) for category in shown])
-        sections.append((_section(metric), Grid(header + [f"{c}: ours" for c in shown], rows)))
+            for category in shown:
+                cell = table.cell(model.title, metric.key, category)
+                if source := _source(table, cell):
+                    sources[len(rows), len(line)] = source
+                line.append(_value(table, cell))
+            rows.append(line)
+        sections.append((_section(metric), Grid(header + [f"{c}: ours" for c in shown], rows, sources=sources)))
     return sections
 
 

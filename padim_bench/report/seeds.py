@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
-from padim_bench.report.page import NONE, Grid, Page, number
+from padim_bench.report.page import NONE, Grid, Page, Source, number
 from padim_bench.report.spec import metric_titles, read_paper, specs_folder
 from padim_bench.report.tables import invalid_seeds, shared_facts, title_warnings
-from padim_bench.report.values import shown_values
+from padim_bench.report.values import mean_interval, shown_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,8 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
         if printed and any(m == metric for _, m in printed):
             header.append("paper")
         header += [spec["reference"], *drawn]
-        rows = []
+        rows: list[list[str]] = []
+        sources: dict[tuple[int, int], Source] = {}
         for category in categories:
             here = frame[(frame.metric == metric) & (frame.category == category)]
             if here.empty:
@@ -62,9 +63,21 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
             reference = here[here.method == spec["reference"]].value
             line.append(number(float(reference.iloc[0])) if len(reference) else NONE)
             line += [_spread([float(v) for v in here[here.method == method].value]) for method in drawn]
+            for i, method in enumerate([spec["reference"], *drawn], len(line) - 1 - len(drawn)):
+                lines = here[here.method == method]
+                if len(lines):
+                    sources[len(rows), i] = Source(
+                        (category, method, metric),
+                        f"{method}, {title}, {category}",
+                        "%",
+                        tuple(map(float, lines.value)),
+                        tuple(lines.record),
+                        mean_interval([lines.resampled.to_list()]),
+                        printed.get((category, metric)) if method == spec["models"][0]["title"] else None,
+                    )
             rows.append(line)
         if rows:
-            sections.append((title, Grid(header, rows)))
+            sections.append((title, Grid(header, rows, sources=sources)))
     captions = [
         f"Percent, over {n_seeds} seed{'s' if n_seeds > 1 else ''}: mean ± standard deviation (smallest to largest). "
         f"Dataset {records[0].dataset.name}.",
@@ -87,7 +100,7 @@ def seeds_page(spec: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]])
     figures = {} if frame.empty else {spec["name"]: figure}  # all runs invalid, which the page says
     lines = frame[["method", "category", "metric", "seed", "value", "record"]].assign(record=frame.record.str[:12])
     text = lines.to_csv(index=False, lineterminator="\n")
-    return Page(spec["name"], heading, sections, captions, text, figures=figures)
+    return Page(spec["name"], heading, sections, captions, text, figures=figures, records=tuple(records))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -126,7 +126,8 @@ def _table_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
     for model in spec.models if choice.seeds else ():
         if model.title in missing and rectangle(runs, _replicates(spec, model, choice)[0][:1], 0, model.model.seed):
             missing[model.title] = f"no record of {choice.seeds} seeds of it here"
-    return table_page(build_table(spec, found, missing, intervals=choice.intervals))
+    page = table_page(build_table(spec, found, missing, intervals=choice.intervals))
+    return replace(page, records=tuple(r for of_model in found.values() for r in of_model))
 
 
 def rectangle(runs: Runs, ones: Sequence[Wanted], seeds: int, own: int | None = None) -> list[list[RunRecord]]:

@@ -1,4 +1,4 @@
-"""Pages from evidence alone: every table, report and figure, and the index, without images, weights or torch."""
+"""Pages from evidence alone: every table, report and figure, and what links them, without images, weights or torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import write_bytes, write_text
 from padim_bench.protocols import get_protocol
 from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
-from padim_bench.report.index import DETAILS, SPEED, index_page
+from padim_bench.report.index import DETAILS, REPORT, SPEED, index_page
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import EFFORT, REPORTS, STRATEGIES_TABLE, table_names
@@ -42,12 +42,20 @@ def write_page(page: Page, out: Path) -> list[Path]:
 
 
 def write_index(pages: Sequence[Page], results: Path, out: Path) -> None:
-    """README.md of a results folder: the pages, and the speed pages in ``results``, which come along with theirs."""
+    """README.md and report.html of a results folder: the pages, once they and their figures are written.
+
+    The speed pages in ``results`` are linked, and come along with theirs.
+    """
+    from padim_bench.report.html import report_page
+
     details = (path.relative_to(results).as_posix() for path in sorted(results.glob(DETAILS)))
     for name in (*SPEED, *details) if out != results else ():
         if (results / name).is_file():
             write_bytes(out / name, (results / name).read_bytes())
     write_text(out / "README.md", index_page(pages, results))
+    drawn = {name: out / "figures" / f"{name}.svg" for page in pages for name in page.figures}
+    figures = {name: path.read_text(encoding="utf-8") for name, path in drawn.items() if path.is_file()}
+    write_text(out / REPORT, report_page(pages, figures))
 
 
 def others_there(results: Path, written: Iterable[str], on_message: Callable[[str], None]) -> list[Page]:
@@ -94,9 +102,9 @@ def tables(
 
     Args:
         folders: each with ``records/``, ``measurements/`` or ``profiles/``.
-        out: gets ``tables/``, ``figures/`` and ``README.md``.
+        out: gets ``tables/``, ``figures/``, ``README.md`` and ``report.html``.
         choice: how pages are made.
-        names: from :func:`page_names`; none for all that the evidence makes, and then the index too.
+        names: from :func:`page_names`; none for all that the evidence makes, and then the index and the report too.
         dataset: see :func:`~padim_bench.records.merged.of_one_dataset`.
 
     Raises:

@@ -85,7 +85,7 @@ def test_everything_is_written_and_linked(results: Path) -> None:
     }
     assert {p.name for p in (results / "figures").iterdir()} == {"seeds.svg", "seeds.png"}
     links = re.findall(r"\]\((.*?)\)", (results / "README.md").read_text())
-    assert len(links) == len(set(links)) == 3 * len(names) + 2
+    assert len(links) == len(set(links)) == 3 * len(names) + 3  # and the report, and the figure twice
     assert all((results / link).is_file() for link in links)
     assert (results / "figures" / "seeds.png").read_bytes().startswith(b"\x89PNG")
 
@@ -233,7 +233,7 @@ def test_scenes_alone_need_no_other_images_and_run_in_processes(cli: CommandLine
     reply = cli("reproduce", "table4", "--stc", campus, "--stc-every", 8, "--executor", "processes:2", *options)
     assert reply.code == 0
     assert "demo dataset" not in reply.err
-    assert {p.name for p in tmp_path.iterdir()} == {"README.md", "records", "tables"}
+    assert {p.name for p in tmp_path.iterdir()} == {"README.md", "records", "report.html", "tables"}
     assert len(record_files(tmp_path)) == 2
 
 

@@ -70,7 +70,7 @@ def test_every_table_is_written_in_three_formats_with_an_index(results: Path) ->
     ]
     index = (results / "README.md").read_text()
     links = re.findall(r"\]\((.*?)\)", index)
-    assert len(links) == 6
+    assert len(links) == 7  # and the report
     assert all((results / link).is_file() for link in links)
     assert len(record_files(results)) == 2 * 3  # both tables are of the same runs, PaDiM's and SPADE's
 
