@@ -110,13 +110,20 @@ class Tags:
 
     def of(self, text: str) -> dict[str, str]:
         """Attributes of the heading: m for its model, c for its category."""
-        parts = [text, *re.split(r": |, | \(", text)]
-        model = next((part for part in parts if part in self.models), "")
-        category = next((part for part in parts if part in self.categories), "")
+        rest = text.partition(": ")[2]  # "grid: SPADE" is of both
+        model = _begins(text, self.models) or _begins(rest, self.models)
+        category = _begins(text, self.categories) or _begins(rest, self.categories)
         if not category and any(text == title or text.startswith((f"{title}:", f"{title},", f"{title} "))
                                 for title in (*GROUPS.values(), "mean", "distance")):  # fmt: skip
             category = MEANS
         return {name: value for name, value in (("m", model), ("c", category)) if value}
+
+
+def _begins(text: str, names: Sequence[str]) -> str:
+    """The longest of the names that a heading is, or begins with; "" for none."""
+    ends = (":", ",", " (", " recomputed")
+    found = [name for name in names if text == name or text.startswith(tuple(name + end for end in ends))]
+    return max(found, key=len, default="")
 
 
 class Behind:

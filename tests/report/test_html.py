@@ -13,7 +13,7 @@ import pytest
 
 from padim_bench.protocols import get_protocol
 from padim_bench.records.files import write_record
-from padim_bench.report.html import inline, report_page
+from padim_bench.report.html import Tags, inline, report_page
 from padim_bench.report.page import Grid, Page, Source
 from padim_bench.reproduction.kinds import Choice
 from padim_bench.reproduction.pages import tables
@@ -110,6 +110,23 @@ def test_two_numbers_of_one_name_have_two_addresses() -> None:
         "table3", "T", [("", Grid(["Category", "m: ours"], [["a|b", "1"], ["a,b", "1"]], sources=sources))], [], ""
     )
     assert re.findall(r'<td id="(.*?)"', report_page([page], {})) == ["table3-a-b-m-pro", "table3-a-b-m-pro-2"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "tags"),
+    [
+        ("R18-Rd100: paper", {"m": "R18-Rd100"}),
+        ("SPADE (R18): ours", {"m": "SPADE (R18)"}),
+        ("SPADE recomputed", {"m": "SPADE"}),
+        ("grid: SPADE", {"m": "SPADE", "c": "grid"}),
+        ("grid (264)", {"c": "grid"}),
+        ("gridlock", {}),
+        ("All, mean of 6 of 15", {"c": "means"}),
+        ("paper", {}),
+    ],
+)
+def test_a_heading_is_of_the_model_and_the_category_that_it_begins_with(heading: str, tags: dict[str, str]) -> None:
+    assert Tags(["grid", "pill"], ["R18-Rd100", "SPADE", "SPADE (R18)"]).of(heading) == tags
 
 
 def test_a_figure_brings_only_what_is_drawn_and_its_ids_are_its_own() -> None:
