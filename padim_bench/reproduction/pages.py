@@ -55,7 +55,8 @@ def write_index(pages: Sequence[Page], results: Path, out: Path) -> None:
     write_text(out / "README.md", index_page(pages, results))
     drawn = {name: out / "figures" / f"{name}.svg" for page in pages for name in page.figures}
     figures = {name: path.read_text(encoding="utf-8") for name, path in drawn.items() if path.is_file()}
-    write_text(out / REPORT, report_page(pages, figures))
+    order = page_names()
+    write_text(out / REPORT, report_page(sorted(pages, key=lambda page: order.index(page.name)), figures))
 
 
 def others_there(results: Path, written: Iterable[str], on_message: Callable[[str], None]) -> list[Page]:
