@@ -97,7 +97,8 @@ def test_maps_past_the_limit_are_counted_in_histograms_within_their_bounds(
     (held,), (streamed,), said = _both(cli, tmp_path, "30MiB", *options)
     assert "pixel metrics from histograms with an error bound" in said
     bounds = streamed["extra"]["error_bounds"]
-    assert set(bounds) == {"pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
+    assert set(bounds) == {"pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "pro_per_image"}
+    assert bounds["pro_per_image"] == 0  # of every image alone: exact
     for name, value in held["metrics"].items():
         assert streamed["metrics"][name] == pytest.approx(value, abs=bounds.get(name, 0) + 1e-9)
         assert 0 <= bounds.get(name, 0) < 5e-3
