@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_bench import __version__
+from padim_bench.data.datasets import DATASETS
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.config import PADIM
 from padim_bench.records.canonical import plain
@@ -106,6 +107,9 @@ def measurement_problems(record: AnyMeasurement) -> list[str]:
 
 def _problems_of_both(record: Recorded, stored: Mapping[str, Any]) -> list[str]:
     problems = _environment_problems(record.environment)
+    known = DATASETS.get(record.dataset.name)
+    if known is not None and known.warning:
+        problems.append(f"of {record.dataset.name}: {known.warning}")
     if record.dataset.official_split is False:
         problems.append(f"{record.dataset.category} is not with the published numbers of images")
     return problems + _personal(stored)

@@ -104,3 +104,11 @@ def test_the_command_says_a_line_a_file_and_exits_with_2_where_one_may_not(
     reply = capfd.readouterr()
     assert [one["ok"] for one in json.loads(reply.out)["files"]] == [True, False]
     assert "1 of 2 files may not join" in reply.err
+
+
+def test_what_was_drawn_joins_no_photographs(tmp_path: Path) -> None:
+    made = replace(record(), config=run_config(dataset="demo"))
+    made = replace(made, dataset=replace(made.dataset, name="demo", official_split=None))
+    made = replace(made, id=made.config.run_id(made.dataset.split_digest, made.weights.identity))
+    (line,) = problems(tmp_path, made)
+    assert "of demo: demo data" in line
