@@ -169,3 +169,9 @@ def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
     return low, high
+
+
+def ends(values: Floats) -> tuple[float, float]:
+    """Those of the 95 % :func:`interval` of values (n,)."""
+    low, high = interval(values)
+    return float(low), float(high)

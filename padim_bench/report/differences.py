@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from padim_bench.metrics.resampling import interval
+from padim_bench.metrics.resampling import ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,5 +81,4 @@ def _by_category(
 
 
 def _difference(first: float, second: float, drawn: NDArray[np.float64]) -> Difference:
-    low, high = interval(drawn)
-    return Difference(float(first), float(second), float(low), float(high))
+    return Difference(float(first), float(second), *ends(drawn))

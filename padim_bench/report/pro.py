@@ -8,10 +8,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
-from padim_bench.metrics.resampling import interval
+from padim_bench.metrics.resampling import ends
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import render, spread_figure
@@ -305,13 +304,13 @@ class _Report:
             if set(lines.record) != whole:
                 return
             means = {c: np.mean(list(of.resampled), axis=0) for c, of in values.items()}
-            ends = {c: _ends(drawn) for c, drawn in means.items()}
+            within = {c: ends(drawn) for c, drawn in means.items()}
             off = np.sqrt(np.mean([(means[c] - printed[c]) ** 2 for c in chosen], axis=0))
             away[definition] = off
             now = math.sqrt(fmean((float(values[c].value.mean()) - printed[c]) ** 2 for c in chosen))
-            cells = [_with_ends(float(values[c].value.mean()), *ends[c]) for c in categories]
-            rows.append([str(definition), *cells, _with_ends(now, *_ends(off))])
-            inside = [c for c in categories if ends[c][0] <= printed[c] <= ends[c][1]]
+            cells = [_with_ends(float(values[c].value.mean()), *within[c]) for c in categories]
+            rows.append([str(definition), *cells, _with_ends(now, *ends(off))])
+            inside = [c for c in categories if within[c][0] <= printed[c] <= within[c][1]]
             self.notes.append(
                 f"{title}, {definition}, over test images: the printed value lies within the interval of the mean over "
                 f"seeds in {', '.join(inside) or 'none'}."
@@ -319,7 +318,7 @@ class _Report:
         if len(rows) < 2:
             return
         less = away[MVTEC] - away[self.spec["beside"]]
-        low, high = interval(less)
+        low, high = ends(less)
         self.notes.append(
             f"{title}, over test images: {MVTEC} is further from the printed column than {self.spec['beside']} in "
             f"{int((less > 0).sum())} of {less.size} resamples, by {low:.2f} to {high:.2f} points in 95 % of them. A "
@@ -504,11 +503,6 @@ def _ranges(mine: pd.DataFrame, definition: str) -> list[tuple[str, float, float
     """Each category's smallest and largest value over seeds, by one definition."""
     groups = mine[mine.definition == definition].groupby("category", sort=False).value
     return [(str(c), float(v.min()), float(v.max())) for c, v in groups]
-
-
-def _ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = interval(drawn)
-    return float(low), float(high)
 
 
 def _with_ends(value: float, low: float, high: float) -> str:

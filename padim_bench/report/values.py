@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from padim_bench.metrics.resampling import interval
+from padim_bench.metrics.resampling import ends
 from padim_bench.records.frame import metric_of, values
 from padim_bench.records.runs import RunRecord
 
@@ -63,5 +63,4 @@ def mean_interval(drawn: Iterable[Sequence[NDArray[np.float64] | None]]) -> tupl
         means.append(np.mean(known, axis=0))
     if not means:
         return None
-    low, high = interval(np.mean(means, axis=0))
-    return float(low), float(high)
+    return ends(np.mean(means, axis=0))

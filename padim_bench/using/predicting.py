@@ -20,7 +20,7 @@ from padim_bench.data.listing import printable
 from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import PadimBenchError
-from padim_bench.machine.files import clear_abandoned, replacing
+from padim_bench.machine.files import cannot_write, clear_abandoned, replacing
 from padim_bench.maps.files import write_map
 from padim_bench.using.finding import Found
 from padim_bench.using.heat import heat_map, picture_of
@@ -137,7 +137,7 @@ def predict(
                 rows.writerows(one.row for one in predictions)
                 table.flush()
             except OSError as error:
-                raise _cannot_write(out / SCORES, error) from error
+                raise cannot_write(out / SCORES, error) from error
             yield from predictions
 
 
@@ -178,7 +178,7 @@ def _make(folder: Path, made: set[Path]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     clear_abandoned(folder)
     made.add(folder)
 
@@ -189,7 +189,7 @@ def _write(path: Path, image: Image.Image) -> None:
         with replacing(path) as temporary:
             image.save(temporary, format="PNG")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 @contextmanager
@@ -197,15 +197,9 @@ def _csv_file(path: Path) -> Iterator[TextIO]:
     try:
         table = path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield table
     finally:
         with suppress(OSError):  # of a full disk, which was said when rows were written
             table.close()
-
-
-def _cannot_write(path: Path, error: OSError) -> PadimBenchError:
-    return PadimBenchError(
-        f"cannot write {path}: {error.strerror or error}: choose another folder with --out or free some space"
-    )
