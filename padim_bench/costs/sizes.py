@@ -6,12 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.environment import environment
 from padim_bench.records.costs import AnalyticRow, SizesRecord, StoredRow
 from padim_bench.records.facts import Environment
+
+if TYPE_CHECKING:
+    from padim_bench.padim.embedding import PatchEmbedding
+
+TRAINING_FEATURES = "training-features"
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,77 @@ def analytic_figures(models: Iterable[Mapping[str, Any]], datasets: Sequence[Map
     return rows
 
 
+def whole_embedding(rival: Mapping[str, Any], protocol: str) -> PatchEmbedding:
+    """All channels of a rival's layers, for a protocol's images; of the networks whose maps the registry knows.
+
+    Args:
+        rival: with "arch", and "layers" where they are not the paper's.
+        protocol: a preset's name.
+    """
+    from padim_bench.padim.layers import layer_names
+    from padim_bench.padim.paper import known_maps
+    from padim_bench.padim.reduction import WHOLE, reduced_embedding
+    from padim_bench.protocols import get_protocol
+
+    names = layer_names(rival["arch"], rival.get("layers", "paper"))
+    known = known_maps(rival["arch"], names, get_protocol(protocol).size)
+    if known is None:
+        raise PadimBenchError(f"{rival['arch']}: not one of the paper's networks, whose bytes are computed")
+    return reduced_embedding(*known, WHOLE)
+
+
+def training_features(rivals: Iterable[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]]) -> list[AnalyticRow]:
+    """Float32 bytes of three layers' feature maps of all training images, which a nearest-neighbour method keeps.
+
+    Args:
+        rivals: with "title", "arch", "layers".
+        datasets: with "title", "grid", "protocol" and "n_train", the mean number of training images.
+    """
+    rows = []
+    for rival in rivals:
+        for dataset in datasets:
+            whole = whole_embedding(rival, dataset["protocol"])
+            maps = list(zip(whole.layer_channels, whole.layer_grids, strict=True))[:3]
+            size = 4 * dataset["n_train"] * sum(channels * prod(grid) for channels, grid in maps)
+            rows.append(
+                AnalyticRow(
+                    model=rival["title"],
+                    dataset=dataset["title"],
+                    grid=dataset["grid"],
+                    rule=TRAINING_FEATURES,
+                    rule_title="Training features",
+                    unit="GB",
+                    bytes=size,
+                    value=size / 10**9,
+                    n_train=dataset["n_train"],
+                )
+            )
+    return rows
+
+
+def held_by_rivals(
+    rivals: Iterable[Mapping[str, Any]], dataset: Mapping[str, Any], counts: Sequence[int]
+) -> list[StoredRow]:
+    """What each rival's model holds once fitted to so many images, for the table."""
+    from padim_bench.baselines import BASELINES
+
+    return [
+        StoredRow(
+            model=rival["title"],
+            dataset=dataset["title"],
+            grid=dataset["grid"],
+            category=f"n = {n}",
+            n_train=n,
+            strategy=rival["method"],
+            strategy_used=rival["method"],
+            dtype="float32",
+            bytes=BASELINES[rival["method"]].state_bytes(whole_embedding(rival, dataset["protocol"]), n),
+        )
+        for rival in rivals
+        for n in counts
+    ]
+
+
 def state_bytes(strategy: str, dtype: str, n: int, d: int, positions: int) -> int:
     """Bytes of the state and the means that a strategy stores, fitted to ``n`` images in ``d`` dimensions.
 
@@ -138,7 +215,7 @@ def compute_sizes(asked: str, spec: Mapping[str, Any], counts: Mapping[str, int]
 
     Args:
         asked: digest of what of the spec decides them.
-        spec: of Table VIII, with "models", "datasets", "n_images" and "dtypes".
+        spec: of Table VIII, with "models", "rivals", "datasets", "n_images", "growth" and "dtypes".
         counts: training images by category.
     """
     from padim_bench.padim.strategies import STRATEGIES
@@ -146,12 +223,19 @@ def compute_sizes(asked: str, spec: Mapping[str, Any], counts: Mapping[str, int]
     models, datasets, n = spec["models"], spec["datasets"], spec["n_images"]
     states = stored_states(models, datasets, {f"n = {n}": n}, strategies=tuple(STRATEGIES), dtypes=spec["dtypes"])
     last = stored_states(models[-1:], datasets[:1], counts, strategies=("auto",), dtypes=("float32", "float16"))
+    rivals, grown = spec.get("rivals", ()), {f"n = {n}": n for n in spec["growth"]}
+    by_images = [
+        row
+        for model in models
+        for row in stored_states([model], datasets[:1], grown, strategies=model["strategies"], dtypes=("float32",))
+    ]
     return SizesRecord(
         asked=asked,
         strategies=tuple(STRATEGIES),
-        analytic=tuple(analytic_figures(models, datasets)),
+        analytic=(*analytic_figures(models, datasets), *training_features(rivals, datasets)),
         states=tuple(states),
         by_category=tuple(last),
+        by_images=(*by_images, *held_by_rivals(rivals, datasets[0], spec["growth"])),
         environment=Environment(**environment()),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -251,7 +251,10 @@ class GrowthRecord(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyticRow:
-    """Bytes of a model on a grid by one reading of the paper's arithmetic; ``value`` in that reading's unit."""
+    """Bytes of a model on a grid by one reading of the paper's arithmetic; ``value`` in that reading's unit.
+
+    ``n_train``: training images that they are of; None where they do not count.
+    """
 
     model: Text
     dataset: Text
@@ -261,6 +264,7 @@ class AnalyticRow:
     unit: Text
     bytes: AtLeastOne
     value: Positive
+    n_train: AtLeastOne | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +284,13 @@ class StoredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SizesRecord:
-    """Bytes that no machine decides. ``asked`` is the digest of what of the spec decides them."""
+    """Bytes that no machine decides. ``asked`` is the digest of what of the spec decides them.
+
+    Attributes:
+        states: of every strategy, at one number of training images.
+        by_category: of one model, at those of each category.
+        by_images: of every model and of other methods, at several.
+    """
 
     kind: Literal["sizes"] = "sizes"
     status: Literal["ok"] = "ok"
@@ -289,6 +299,7 @@ class SizesRecord:
     analytic: Annotated[tuple[AnalyticRow, ...], Field(min_length=1)]
     states: Annotated[tuple[StoredRow, ...], Field(min_length=1)]
     by_category: Annotated[tuple[StoredRow, ...], Field(min_length=1)]
+    by_images: tuple[StoredRow, ...] = ()
     environment: Environment
     finished: Text
 

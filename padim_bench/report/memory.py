@@ -18,6 +18,8 @@ def memory_page(
     states: Sequence[StoredRow],
     by_category: Sequence[StoredRow],
     costs: Sequence[CostRecord],
+    *,
+    by_images: Sequence[StoredRow] = (),
 ) -> Page:
     """The table.
 
@@ -27,6 +29,7 @@ def memory_page(
         states: from ``costs.sizes.stored_states``, of one number of images.
         by_category: the same, of each category's number of images, on one grid.
         costs: of its models, in the order of the rows. Those without numbers have a line with the reason.
+        by_images: what models and other methods store, at several numbers of images.
     """
     peaks = [c for c in costs if isinstance(c, MeasuredCost)]
     sections = [("Printed and computed, in GB", _printed_grid(spec, analytic))]
@@ -37,6 +40,9 @@ def memory_page(
         first = by_category[0]
         title = f"Stored by {first.model} with strategy {first.strategy}, {first.dataset}, in GB"
         sections.append((title, _category_grid(by_category)))
+    if by_images:
+        title = f"Stored by number of training images, {by_images[0].dataset}, in GB"
+        sections.append((title, _images_grid(by_images)))
     if peaks:
         sections.append(("Peak resident memory of a process that trains and scores, in GB", _peaks_grid(peaks)))
     heading = warned(f"Table {spec['number']}: {spec['title']}", peaks)
@@ -46,7 +52,7 @@ def memory_page(
         for c in costs
         if c.reason is not None
     ]
-    return Page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, peaks))
+    return Page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, by_images, peaks))
 
 
 def matches(value: float, printed: str) -> bool:
@@ -67,7 +73,9 @@ def _rules(analytic: Sequence[AnalyticRow]) -> dict[str, str]:
 def _printed_grid(spec: Mapping[str, Any], analytic: Sequence[AnalyticRow]) -> Grid:
     rules = _rules(analytic)
     header = ["Model", "Dataset", "Positions", "Paper, GB", *rules.values(), "Fits"]
-    ours = [m["title"] for m in spec["models"]]
+    computed = {r.model for r in analytic}
+    ours = [m["title"] for m in spec.get("rivals", ()) if m["title"] in computed]
+    ours += [m["title"] for m in spec["models"]]
     rows = [
         [r["model"], r["dataset"], NONE, r["value"], *[NONE] * (len(rules) + 1)]
         for r in spec["paper"]
@@ -119,6 +127,14 @@ def _category_grid(by_category: Sequence[StoredRow]) -> Grid:
     return Grid(header, rows, frozenset({rule}))
 
 
+def _images_grid(by_images: Sequence[StoredRow]) -> Grid:
+    counts = sorted({r.n_train for r in by_images})
+    sizes = {(r.model, r.strategy, r.dtype, r.n_train): r.bytes for r in by_images}
+    kinds = dict.fromkeys((r.model, r.strategy, r.dtype) for r in by_images)
+    rows = [[*kind, *[figure3(sizes.get((*kind, n)), 1e-9) for n in counts]] for kind in kinds]
+    return Grid(["Model", "Strategy", "Storage", *[f"n = {n}" for n in counts]], rows)
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -148,23 +164,22 @@ def _pixels(cost: CostRecord) -> str:
 
 
 def _captions(spec: Mapping[str, Any], analytic: Sequence[AnalyticRow], peaks: Sequence[MeasuredCost]) -> list[str]:
-    rules, counts = _rules(analytic), dict.fromkeys(_rules(analytic), 0)
-    cells = 0
-    for model, dataset in dict.fromkeys((r.model, r.dataset) for r in analytic):
-        printed = _printed(spec, model, dataset)
-        if printed is None:
-            continue
-        cells += 1
-        for r in analytic:
-            if (r.model, r.dataset) == (model, dataset):
-                counts[r.rule] += matches(r.value, printed)
-    fits = "; ".join(f"{title}: {counts[key]} of {cells}" for key, title in rules.items())
-    verdict = "One rule gives all" if cells in counts.values() else "No single rule gives all"
+    counts, cells = dict.fromkeys(_rules(analytic), 0), dict.fromkeys(_rules(analytic), 0)
+    for r in analytic:
+        printed = _printed(spec, r.model, r.dataset)
+        if printed is not None:
+            cells[r.rule] += 1
+            counts[r.rule] += matches(r.value, printed)
+    rules = {key: title for key, title in _rules(analytic).items() if cells[key]}
+    fits = "; ".join(f"{title}: {counts[key]} of {cells[key]}" for key, title in rules.items())
+    most = max(cells.values(), default=0)
+    verdict = "One rule gives all" if most in counts.values() else "No single rule gives all"
     lines = [
         "GB are 10^9 bytes and GiB 2^30. The paper's figures are computed, not measured: parameters of the CNN and of "
         "the Gaussians in float32 (arXiv:2011.08785, section V-D).",
         "Gaussians: a mean and a dense inverse covariance at every position. Full CNN: all parameters, classifier "
-        f"included. Printed figures that a rule gives, at the precision they have: {fits}. {verdict} {cells}.",
+        f"included. Printed figures that a rule gives, at the precision they have: {fits}. {verdict} {most} of PaDiM.",
+        *_features_captions(spec, analytic),
         "Stored: inverse covariances and means as the strategy keeps them, without the backbone. Means are float32, or "
         "float64 with float64 storage. The bytes of woodbury depend on the number of training images, and so may the "
         "choice of auto.",
@@ -183,11 +198,33 @@ def _captions(spec: Mapping[str, Any], analytic: Sequence[AnalyticRow], peaks: S
     return lines
 
 
+def _features_captions(spec: Mapping[str, Any], analytic: Sequence[AnalyticRow]) -> list[str]:
+    """How a rival's figures are computed, and how many images those are that the arithmetic does not give."""
+    rows = [(r, r.n_train) for r in analytic if r.n_train is not None]
+    if not rows:
+        return []
+    counts = ", ".join(dict.fromkeys(f"{n} of {r.dataset}" for r, n in rows))
+    lines = [
+        "Training features: what a nearest-neighbour method keeps, float32 numbers of three layers' feature maps of "
+        f"all training images, {counts} (the mean of its categories, and of all frames of its scenes)."
+    ]
+    for r, n in rows:
+        printed = _printed(spec, r.model, r.dataset)
+        if printed is not None and not matches(r.value, printed):
+            images = float(printed) / r.value * n
+            lines.append(
+                f"{r.model} on {r.dataset}: the printed {printed} GB are features of {images:.0f} images, "
+                f"{100 * images / n:.0f} % of them; which were left out is not stated."
+            )
+    return lines
+
+
 def _csv(
     spec: Mapping[str, Any],
     analytic: Sequence[AnalyticRow],
     states: Sequence[StoredRow],
     by_category: Sequence[StoredRow],
+    by_images: Sequence[StoredRow],
     peaks: Sequence[MeasuredCost],
 ) -> str:
     """One line per number: the paper's in its GB, everything else in bytes."""
@@ -205,7 +242,7 @@ def _csv(
         fits = "" if printed is None else str(matches(row.value, printed)).lower()
         found = {"part": "computed", "quantity": row.rule, "value": row.bytes, "unit": "B", "fits_printed": fits}
         writer.writerow(table | vars(row) | found)
-    for part, rows in (("stored", states), ("stored by category", by_category)):
+    for part, rows in (("stored", states), ("stored by category", by_category), ("stored by images", by_images)):
         for stored in rows:
             found = {"part": part, "quantity": "state and means", "value": stored.bytes, "unit": "B"}
             writer.writerow(table | vars(stored) | found)

@@ -121,6 +121,8 @@ class Reproduction(TypedDict):
 class StoredDataset(TypedDict):
     title: str
     grid: _Count
+    protocol: str
+    n_train: _Count
 
 
 @_STRICT
@@ -244,9 +246,11 @@ class Memory(TypedDict):
     layout: Literal["memory"]
     paper_csv: str
     n_images: _Count
+    growth: Annotated[list[_Count], Field(min_length=1)]
     dtypes: _Names
     datasets: Annotated[list[StoredDataset], Field(min_length=1)]
     models: Annotated[list[MeasuredModel], Field(min_length=1)]
+    rivals: NotRequired[list[RowModel]]
 
 
 LAYOUTS: Mapping[str, Any] = {

@@ -57,7 +57,7 @@ def timing_page(spec: Mapping[str, Any], costs: Sequence[CostRecord], growth: Se
     measured = [c for c in costs if isinstance(c, MeasuredCost)]
     grown = [g for g in growth if g.status == OK]
     sections = [
-        ("Inference, one image at a time", _inference_grid(spec, measured)),
+        ("Inference, one image at a time", _inference_grid(spec, measured, grown)),
         ("Training on one category", _training_grid(spec, measured)),
         ("Inference per image, in ms, by number of training images", _growth_grid(grown)),
     ]
@@ -178,12 +178,20 @@ def _rows_of(
     return rows + [(r.model_name, r) for r in records if r.model_name not in ours]
 
 
-def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost]) -> Grid:
+def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost], grown: Sequence[GrowthRecord]) -> Grid:
+    """Of a rival, whose growth alone is measured, the whole at its largest number of training images."""
     header = ["Model", "Category", "Strategy", "Paper, s", "Ours: median, s", "90th perc., s"]
     header += [f"{stage.capitalize()}, ms" for stage in INFERENCE_STAGES]
     rows = []
+    places = {(m["arch"], m["method"]): m["title"] for m in spec.get("rivals", ())}
+    rivals = [
+        (places.get((r.config.model.backbone, r.config.model.method), r.model_name), r) for r in grown if _rival(r)
+    ]
+    titles = {title for title, _ in rivals}
     for model, record in _rows_of(spec, records, INFERENCE):
         printed = _printed(spec, model, INFERENCE)
+        if model in titles:
+            continue
         if record is None:
             rows.append([model, NONE, NONE, printed, *[NONE] * (len(header) - 4)])
             continue
@@ -197,6 +205,19 @@ def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost]) ->
                 figure3(times["total"].p50),
                 figure3(times["total"].p90),
                 *[figure3(times[stage].p50, 1e3) for stage in INFERENCE_STAGES],
+            ]
+        )
+    for title, rival in rivals:
+        whole = max(rival.points, key=lambda p: p.n_train).total_s
+        rows.append(
+            [
+                title if rival.weights.trained else f"{title} (untrained)",
+                rival.dataset.category,
+                rival.config.model.method,
+                _printed(spec, title, INFERENCE),
+                figure3(whole.p50),
+                figure3(whole.p90),
+                *[NONE] * len(INFERENCE_STAGES),
             ]
         )
     return Grid(header, rows, _rule(rows))
@@ -303,8 +324,8 @@ def _captions(spec: Mapping[str, Any], costs: Sequence[MeasuredCost], growth: Se
     ]
     if any(map(_rival, growth)):
         lines.append(
-            "Methods other than PaDiM: growth alone is measured. Distance: their search among the training images; "
-            "state: all that it needs of these."
+            "Methods other than PaDiM: growth alone is measured, whose largest number of images is their row of "
+            "inference. Distance: their search among the training images; state: all that it needs of these."
         )
     lines += [f"{_facts(r)}; {r.asked.n_images} images timed after {r.n_warmup} not counted." for r in costs]
     lines += [f"Growth of {_facts(r)}; {r.n_timed} images timed after {r.n_warmup} not counted." for r in growth]

@@ -391,12 +391,13 @@ def _memory_page(name: str, evidence: Evidence, choice: Choice) -> Page | None:
         return None
     found = max(sizes, key=lambda one: (len(one.strategies), one.finished))
     costs = _of_models(evidence.costs, wanted_costs(spec))
-    return memory_page(spec, found.analytic, found.states, found.by_category, costs)
+    return memory_page(spec, found.analytic, found.states, found.by_category, costs, by_images=found.by_images)
 
 
 def asked_sizes(spec: Mapping[str, Any]) -> str:
     """Digest of what of Table VIII's spec decides the bytes that are computed and stored."""
-    deciding = {name: spec[name] for name in ("models", "datasets", "n_images", "dtypes")}
+    names = ("models", "rivals", "datasets", "n_images", "growth", "dtypes")
+    deciding = {name: spec[name] for name in names if name in spec}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

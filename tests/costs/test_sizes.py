@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from padim_bench.baselines import BASELINES
 from padim_bench.costs.sizes import (
     analytic_bytes,
     analytic_figures,
     analytic_rules,
     full_parameters,
+    held_by_rivals,
     state_bytes,
+    training_features,
+    whole_embedding,
 )
 from padim_bench.errors import PadimBenchError
 from padim_bench.padim.embedding import PatchEmbedding
@@ -45,6 +49,31 @@ def test_no_single_rule_gives_all_printed_figures() -> None:
         ("WR50-Rd550", "MVTec AD", "gaussians"),
         ("WR50-Rd550", "MVTec AD", "gaussians+cnn-binary"),
     }
+
+
+def test_spade_s_printed_memory_is_its_training_features_on_mvtec_ad_and_not_on_stc() -> None:
+    wr50 = SPEC["rivals"][-1:]
+    on_mvtec, on_stc = training_features(wr50, SPEC["datasets"])
+    assert on_mvtec.bytes == 4 * 242 * (256 * 56**2 + 512 * 28**2 + 1024 * 14**2)
+    printed = {(r["model"], r["dataset"]): r["value"] for r in SPEC["paper"]}
+    assert matches(on_mvtec.value, printed[on_mvtec.model, on_mvtec.dataset])
+    assert not matches(on_stc.value, printed[on_stc.model, on_stc.dataset])
+
+
+def test_what_a_rival_holds_is_what_a_fitted_one_holds() -> None:
+    rival, dataset = SPEC["rivals"][0], SPEC["datasets"][0]
+    whole = whole_embedding(rival, dataset["protocol"])
+    learner = BASELINES[rival["method"]].make(whole)
+    maps = [torch.rand(3, c, *grid) for c, grid in zip(whole.layer_channels, whole.layer_grids, strict=True)]
+    learner.update(whole.select(maps))
+    learner.fit()
+    (row,) = held_by_rivals([rival], dataset, [3])
+    assert row.bytes == learner.state_bytes
+
+
+def test_a_network_whose_maps_are_not_registered_is_refused() -> None:
+    with pytest.raises(PadimBenchError, match="resnet34: not one of the paper's networks"):
+        whole_embedding({"arch": "resnet34", "layers": ["layer1"]}, "paper")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from padim_bench.costs.sizes import analytic_figures, stored_states
+from padim_bench.costs.sizes import analytic_figures, held_by_rivals, stored_states, training_features
 from padim_bench.protocols import get_protocol
 from padim_bench.report.costs import load_measured_spec
 from padim_bench.report.memory import memory_page
@@ -40,6 +40,18 @@ def test_tables_are_the_same_for_the_same_numbers() -> None:
     assert {r["part"] for r in rows} == {"printed", "computed", "stored", "stored by category", "peak"}
     assert all(r["value"] and r["unit"] for r in rows)
     assert tables[".tex"].count(r"\begin{tabular}") == 4
+
+
+def test_rivals_stand_by_the_features_of_all_training_images_and_by_several_numbers_of_them() -> None:
+    analytic = [*FIGURES, *training_features(SPEC["rivals"], SPEC["datasets"])]
+    held = held_by_rivals(SPEC["rivals"], SPEC["datasets"][0], [10, 391])
+    text = memory_page(SPEC, analytic, [], [], [], by_images=held).texts[".md"]
+    assert (
+        f"| SPADE (WR50) | MVTec AD | 56 x 56 | 1.4 | {NONE} | {NONE} | {NONE} | 1.36 | Training features, GB |" in text
+    )
+    assert "the printed 37.0 GB are features of 5041 images, 24 % of them" in text
+    assert "Training features, GB: 1 of 2. No single rule gives all 4 of PaDiM" in text
+    assert "| SPADE (WR50) | spade | float32 | 0.0565 | 2.21 |" in text
 
 
 def test_peaks_are_those_of_costs_after_each_step() -> None:

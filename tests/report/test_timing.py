@@ -54,6 +54,7 @@ def test_rivals_stand_beside_their_network_s_model_in_the_grid_and_in_a_figure_o
     rival = growth(config)
     page = timing_page(SPEC, [], [growth(AUTO), rival])
     assert "| spade-R18 | bottle |" in page.texts[".md"]
+    assert f"| SPADE (R18) | bottle | spade | {NONE} | 0.0200 |" in page.texts[".md"]  # the whole at 209 images
     assert "Methods other than PaDiM: growth alone is measured" in page.texts[".md"]
     assert list(page.figures) == ["table7-growth", "table7-rivals"]
     time, state = rivals_figure([growth(AUTO), rival]).axes
