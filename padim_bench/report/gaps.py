@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ def gaps_page(
     return Page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
 
 
+OURS = "ours: "
 N_NAMED = 3  # choices, in the note on which move a metric most
 SLIGHT = 0.1  # points
 
@@ -118,7 +120,7 @@ class _Report:
                     columns[names[one]] = {row: v for (i, row, k), v in theirs.items() if (i, k) == (one, key)}
                     self.cited |= {one} if columns[names[one]] else set()
             for preset in self.spec["presets"]:
-                columns[f"ours: {preset}"] = self.values(title, preset, key)
+                columns[f"{OURS}{preset}"] = self.values(title, preset, key)
             columns = {name: found for name, found in columns.items() if any(c in found for c in self.categories)}
             if not columns:
                 continue
@@ -134,6 +136,40 @@ class _Report:
             for name, found in columns.items():
                 for category in self.categories:
                     self.line("published", title, key, name, category, found.get(category))
+            self.disagreement(title, key, called, columns)
+
+    def disagreement(self, title: str, key: str, called: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+        """How far public sources, the paper among them, are from each other, beside how far they are from ours."""
+        ours = {name: found for name, found in columns.items() if name.startswith(OURS)}
+        public = {name: found for name, found in columns.items() if name not in ours}
+        rows, nearer = [], 0
+        main = next((name for name, found in ours.items() if found), None)
+        for category in self.categories:
+            theirs = [found[category] for found in public.values() if category in found]
+            if main is None or category not in ours[main] or len(theirs) < 2:
+                continue
+            between = fmean(abs(a - b) for a, b in combinations(theirs, 2))
+            away = {
+                name: fmean(abs(found[category] - one) for one in theirs)
+                for name, found in ours.items()
+                if category in found
+            }
+            nearer += away[main] < between
+            far = [number(away.get(name)) for name in ours]
+            rows.append([category, str(len(theirs)), number(max(theirs) - min(theirs)), number(between), *far])
+            self.line("disagreement", title, key, "between public sources", category, between)
+            for name, distance in away.items():
+                self.line("disagreement", title, key, f"public sources from {name}", category, distance)
+        if main is None or not rows:
+            return
+        header = ["Category", "Sources", "their range", "from each other", *(f"from {name}" for name in ours)]
+        heading = f"{title}, {called}: how far public sources are from each other and from ours (mean, in points)"
+        self.sections.append((heading, Grid(header, rows)))
+        self.notes.append(
+            f"{title}, {called}: public sources, the paper among them, are farther from each other than from ours "
+            f"(protocol {main.removeprefix(OURS)}) in {nearer} of {len(rows)} categories, by the mean absolute "
+            "difference of all their pairs, and of each to ours; one more such source would be as far from each."
+        )
 
     def ablation(self, title: str, heading: str, steps: Steps, *, cumulative: bool) -> None:
         """Values of each step, and the change: from the step before, or from the first."""
@@ -214,4 +250,4 @@ def _of(values: Mapping[str, float], column: str, shared: Sequence[str]) -> floa
 
 def _shown(name: str, value: float | None, digits: int = 1) -> str:
     """Published values have one digit, ours two."""
-    return number(value, 2 if name.startswith("ours") else digits)
+    return number(value, 2 if name.startswith(OURS) else digits)
