@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_a_command_that_the_page_lacks_gets_a_section_after_the_one_before_it(
 def test_the_python_page_has_every_public_name() -> None:
     told = {name for part in blocks.names(python_api.PAGE.read_text(encoding="utf-8")) for name in part.split()}
     assert set(padim_bench.__all__) <= told
+
+
+def test_every_public_function_tells_its_arguments_and_its_errors() -> None:
+    functions = [name for name in padim_bench.__all__ if inspect.isfunction(getattr(padim_bench, name))]
+    assert len(functions) > 10
+    for name in functions:
+        entry = python_api.entry(name)
+        parameters = inspect.signature(getattr(padim_bench, name)).parameters
+        assert "\nRaises:\n" in entry, name
+        for parameter in parameters:
+            assert re.search(rf"^- `(\w+, )*{parameter}(, \w+)*`:", entry, flags=re.MULTILINE), (name, parameter)
 
 
 def test_a_docstring_s_sections_are_lists_and_its_roles_code() -> None:
