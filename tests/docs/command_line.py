@@ -59,10 +59,10 @@ def _section(parser: argparse.ArgumentParser, said: str) -> str:
     """What the command says of itself, and a table of each group of options."""
     about = " ".join((parser.description or said).replace("%(prog)s", parser.prog).split())
     shown = [a for a in parser._actions if a.help != argparse.SUPPRESS and not isinstance(a, argparse._HelpAction)]
-    if len(shown) <= _FEW:
-        return f"{_sentence(about)}\n\n{_table(parser, shown)}"
     homes = {option: title for title, options in GROUPS.items() for option in options.split()}
-    parts = [_sentence(about)]
+    parts = [_sentence(about), *([f"```text\n{parser.epilog.strip()}\n```"] if parser.epilog else [])]
+    if len(shown) <= _FEW:
+        return "\n\n".join([*parts, _table(parser, shown)])
     for title in ("", *GROUPS):
         own = [a for a in shown if homes.get(a.option_strings[0].lstrip("-") if a.option_strings else "", "") == title]
         if own:

@@ -69,13 +69,13 @@ def test_every_command_has_a_section_with_every_option_and_an_example_that_calls
 def test_a_command_that_the_page_lacks_gets_a_section_after_the_one_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parser = argparse.ArgumentParser(description="Trial <of> one.")
+    parser = argparse.ArgumentParser(description="Trial <of> one.", epilog="a < b:\n  c")
     parser.add_argument("--what", default=3, help="a|b, 5 %% of %(prog)s")
     monkeypatch.setattr(command_line, "commands", lambda: {"run": (parser, "runs"), "trial": (parser, "tries")})
     page = command_line.page(f"{blocks.block('commands', '')}\n\n## run\n\n{blocks.block('run', '')}\n\nThe end.\n")
     assert page.index("## trial") > page.index("<!-- made: run -->")
     assert page.endswith("<!-- end -->\n\nThe end.\n")
-    assert "Trial &lt;of> one." in page
+    assert "Trial &lt;of> one.\n\n```text\na < b:\n  c\n```" in page
     assert rf"| `--what WHAT` | a\|b, 5 % of {parser.prog} | `3` |" in page
     assert command_line.page(page) == page
 
