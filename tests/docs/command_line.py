@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def _sentence(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
+    """Text of which Markdown takes nothing for its own."""
+    return re.sub(r"([\\|*`])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _table(parser: argparse.ArgumentParser, actions: list[argparse.Action]) -> str:
