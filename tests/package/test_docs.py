@@ -189,6 +189,8 @@ def test_what_the_map_names_is_there() -> None:
     assert len(named) > 15
     for name in named:
         assert (ROOT / name).exists(), name
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "padim_bench").glob("*/__init__.py")}
+    assert {room for room in rooms if f"{room}/" not in text} == set()
 
 
 def test_the_readme_is_two_screens() -> None:
