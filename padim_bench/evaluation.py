@@ -31,11 +31,18 @@ if TYPE_CHECKING:
 def load_images(
     samples: Sequence[Sample], protocol: str | Protocol = "paper", batch_size: int = 8, *, threads: int | None = None
 ) -> Iterator[Tensor]:
-    """Batches (B, 3, S, S) of uint8 images, prepared as the protocol says, for ``PaDiM.fit``.
+    """Batches (B, 3, S, S) of uint8 RGB images, prepared as the protocol says, for ``PaDiM.fit``.
 
-    The next batch is decoded, ``threads`` files at a time (None: as many as torch has threads), while the
-    caller works on this one.
-    Raises PadimBenchError, naming the file, for an image that cannot be read.
+    The next batch is decoded while the caller works on this one.
+
+    Args:
+        samples: as ``category.train``.
+        protocol: preset or :class:`Protocol`; S is its size.
+        batch_size: B, of the last batch fewer.
+        threads: files decoded at a time; None for as many as torch has threads.
+
+    Raises:
+        PadimBenchError: naming the file, for an image that cannot be read; a protocol that turns images.
     """
     return _Batches(_decoded(samples, get_protocol(protocol), batch_size, threads), -(-len(samples) // batch_size))
 
@@ -97,8 +104,14 @@ def evaluate(
         batch_size: images at a time.
         save: where their anomaly maps are written as well; None for nowhere.
 
-    Where maps and masks would pass the model's ``memory_limit``, pixel metrics come from histograms
-    (:class:`Maps`), with a warning that gives their error bounds.
+    Returns:
+        All metrics by name, as fractions; NaN where undefined. Where maps and masks would pass the model's
+        ``memory_limit``, pixel metrics come from histograms (:class:`Maps`), with a warning that gives their error
+        bounds.
+
+    Raises:
+        PadimBenchError: the model is not fitted, or was fitted on images of another size; an image or a mask that
+            cannot be read; maps that cannot be written.
     """
     import torch
 

@@ -23,6 +23,9 @@ def folder(root: Path | str) -> Category:
 
     What lies in these folders and is not read is warned of in one line (DataWarning), which is kept in ``notes``.
 
+    Args:
+        root: the folder that holds them, after which the category is called.
+
     Raises:
         PadimBenchError: a folder is missing or empty, or a mask is missing or belongs to two images.
     """

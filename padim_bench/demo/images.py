@@ -282,10 +282,19 @@ def _is_complete(folder: Path, seed: int, category: str) -> bool:
 
 
 def make_demo(root: Path, *, seed: int = 0, categories: Sequence[str] | None = None) -> Path:
-    """Draw the demo categories (all of them by default) under ``root`` and return ``root``.
+    """Draws the demo categories in MVTec AD layout under ``root``, and returns ``root``.
 
     A category appears under its name only once it is complete, and one that is there already is
     left as it is. Nothing is ever overwritten: another seed needs another root.
+
+    Args:
+        root: made where it is missing.
+        seed: 0 or more; the same seed draws the same pixels.
+        categories: names of those drawn; None for all.
+
+    Raises:
+        PadimBenchError: an unknown category, a seed below 0, a root that holds the demo of another seed, or one that
+            cannot be written.
     """
     names = list(dict.fromkeys(DEMO_CATEGORIES if categories is None else categories))
     if unknown := [name for name in names if name not in DEMO_CATEGORIES]:

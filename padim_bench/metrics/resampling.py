@@ -138,7 +138,20 @@ def resampled_metrics(
     *,
     n: int = N_RESAMPLES,
 ) -> dict[str, Floats]:
-    """``image_auroc`` and, with masks and maps, ``pixel_auroc``, ``pro`` and ``pro_per_image`` of ``n`` resamples."""
+    """Metrics of ``n`` resamples of the test images, drawn as :func:`draws` says.
+
+    Args:
+        labels: (images,) 0 normal, 1 anomalous.
+        scores: (images,) image scores.
+        split_digest: hex digest of the split's files; the same for all that are to be paired.
+        masks: of each image, (H, W), non-zero is anomalous; None for image AUROC alone.
+        maps: of each image, (H, W), of its mask's size.
+        n: resamples.
+
+    Returns:
+        ``image_auroc`` and, with masks and maps, ``pixel_auroc``, ``pro`` and ``pro_per_image``: (n,) float64 fractions
+        each, NaN where undefined.
+    """
     pixels = None
     if masks is not None and maps is not None:
         pixels = PixelCounts()

@@ -276,5 +276,15 @@ def _resampled(weights: Weights, options: Mapping[str, Any], values: dict[str, T
 def create_backbone(
     name: str, weights: str | Path | None = None, layers: str | Sequence[str] = "paper", **options: Any
 ) -> Backbone:
-    """A backbone by timm name; see :func:`resolve_weights` and :class:`Backbone`."""
+    """A backbone by timm name.
+
+    Args:
+        name: timm architecture with its tag ("resnet18.tv_in1k"), or bare together with ``weights``.
+        weights: safetensors file, directory of them, or "random"; None: the environment's, then the hub.
+        layers: as of :class:`Backbone`.
+        options: the others of :class:`Backbone`.
+
+    Raises:
+        PadimBenchError: an unknown name, weights that are not to be had, and whatever :class:`Backbone` raises.
+    """
     return Backbone(resolve_weights(name, weights), layers, **options)

@@ -29,7 +29,7 @@ def strategy_names() -> tuple[str, ...]:
 
 
 # Largest relative error of a squared distance against float64 that a storage dtype is allowed: rounding, and no
-# more: what the README promises, and the tests on real features hold every exact strategy to.
+# more: what docs/methods.md promises, and the tests on real features hold every exact strategy to.
 GATES = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 # Of the smallest state, up to which "auto" may take one that is multiplied as it lies instead.
