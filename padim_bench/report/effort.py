@@ -6,13 +6,14 @@ from the others' seconds, first of those that are at hand, where it can be compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.data.samples import Counts
+from padim_bench.padim.config import PADIM
 from padim_bench.records.files import to_json
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import Grid, Page, csv_text
@@ -98,7 +99,10 @@ def in_parallel(seconds: Sequence[float], processes: int) -> float:
 def effort_page(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> Page | None:
     """The page; None without two categories of MVTec AD that have the same number of runs."""
     official = DATASETS[PAPER_DATASET].counts
-    found = efforts([r for r in records if r.dataset.name == PAPER_DATASET and r.dataset.category in official])
+    records = [r for r in records if r.dataset.name == PAPER_DATASET and r.dataset.category in official]
+    rivals = [r for r in records if r.config.model.method != PADIM]
+    records = [r for r in records if r.config.model.method == PADIM]
+    found = efforts(records)
     most = max((one.runs for one in found.values()), default=0)
     whole = {category: one for category, one in found.items() if one.runs == most}
     if len(whole) < 2:
@@ -146,6 +150,7 @@ def effort_page(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> Page |
         "images, a fit by none.",
         f"Of the categories at hand {check / 60:.0f} minutes are foretold where {at_hand / 60:.0f} were measured; one "
         f"is off by {100 * fmean(errors):.0f} % in the mean, {100 * max(errors):.0f} % at most.",
+        *_of_rivals(rivals, whole),
         "More processes share categories, the longest first; that each is as fast as one alone, with two cores of its "
         "own, is assumed, and the memory is that of one process for each.",
         f"{code_facts([r.environment for r in records])}, {threads} threads.",
@@ -159,6 +164,19 @@ def effort_page(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> Page |
     ]
     text = csv_text(["category", "train", "test", "minutes_measured", "minutes_foretold"], lines)
     return Page(spec["name"], f"Effort: {spec['title']}{shout}", sections, captions, text)
+
+
+def _of_rivals(records: Sequence[RunRecord], categories: Collection[str]) -> list[str]:
+    """What other methods took of the same categories; nothing is foretold of these."""
+    of_these = [r for r in records if r.dataset.category in categories]
+    if not of_these:
+        return []
+    methods = ", ".join(dict.fromkeys(r.config.model.method for r in of_these))
+    minutes = sum(one.total for one in efforts(of_these).values()) / 60
+    return [
+        f"All of it is PaDiM's. Other methods ({methods}) took another {minutes:.0f} minutes of stages of the "
+        f"categories at hand, in {len(of_these)} runs."
+    ]
 
 
 def _csv(one: Effort | None, seconds: float) -> list[str]:

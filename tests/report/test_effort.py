@@ -53,6 +53,20 @@ def test_the_page_says_how_far_it_is_off_and_what_all_categories_take() -> None:
     assert machines.rows[0][1] == f"{whole / 3600:.1f} h"
 
 
+def test_other_methods_are_told_apart_and_foretell_nothing() -> None:
+    padim = [*runs("bottle"), *runs("screw")]
+    rivals = [
+        replace(one, config=replace(one.config, model=replace(one.config.model, method="spade").normalised(0)))
+        for one in runs("bottle")
+    ]
+    alone, beside = (effort_page(load_toml("effort"), records) for records in (padim, [*padim, *rivals]))
+    assert alone is not None
+    assert beside is not None
+    assert beside.sections == alone.sections
+    (told,) = set(beside.captions) - set(alone.captions)
+    assert f"(spade) took another {of('bottle') / 60:.0f} minutes" in told
+
+
 def test_one_category_foretells_nothing() -> None:
     assert effort_page(load_toml("effort"), runs("bottle")) is None
     assert effort_page(load_toml("effort"), []) is None
