@@ -86,6 +86,11 @@ def add_layout(parser: argparse.ArgumentParser, *, single: bool = False) -> None
         default="mvtec",
         help="layout of --data; mvtec-ad says that it is MVTec AD, though not with its numbers of images",
     )
+    add_normal(parser)
+
+
+def add_normal(parser: argparse.ArgumentParser) -> None:
+    """How the folders of normal images are called."""
     parser.add_argument(
         "--normal",
         type=names,
@@ -178,13 +183,17 @@ def thread_count(arguments: argparse.Namespace) -> int:
     import torch
 
     n = arguments.threads or torch.get_num_threads()
-    given = f"--threads {n}" if arguments.threads else f"{n} threads (OMP_NUM_THREADS)"
+    check_threads(n, f"--threads {n}" if arguments.threads else f"{n} threads (OMP_NUM_THREADS)")
+    return n
+
+
+def check_threads(n: int, given: str) -> None:
+    """Raises PadimBenchError, with who has ``given`` the number, for more threads than this machine can give."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if n > most:
         raise PadimBenchError(f"{given}: at most {most} on this machine of {os.cpu_count()} processors: lower it")
     if (started := can_start(n)) < n:  # OpenMP would end the process with a line of its own
         raise PadimBenchError(f"{given}: the system gives this process no more than {started}: lower it")
-    return n
 
 
 def check_device(device: str) -> None:

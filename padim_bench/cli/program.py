@@ -1,7 +1,8 @@
 """``padim-bench``: finds the command, calls it, and turns whatever ends it into a line and an exit code.
 
 Exit codes: 0 done (a reader of our output may have gone), 1 our fault, 2 bad input, want of memory, or standard output
-that could not be written (what was done is kept), 130 interrupted, 143 ended by SIGTERM (128 and its number, for any).
+that could not be written (what was done is kept), 3 a run made again that differs from its record (``verify`` alone),
+130 interrupted, 143 ended by SIGTERM (128 and its number, for any).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from padim_bench.cli import (
     run,
     score_maps,
     tables,
+    verify,
 )
 from padim_bench.cli.output import Output, notes_said, say
 from padim_bench.cli.parsing import Parser
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(argv, streams, signals)
         with suppress(BrokenPipeError):  # of streams that are not the process's own
             sys.stdout.flush()
-        if code == 0 and streams.lost is not None:
+        if code in {0, verify.DIFFERENT} and streams.lost is not None:
             why = streams.lost.strerror or streams.lost
             say(f"padim-bench: error: cannot write to standard output: {why}: what was done is done, and kept")
             return 2
@@ -54,8 +56,7 @@ def _exit_code(argv: Sequence[str] | None, streams: Streams, signals: Signals) -
         stage = " ".join([arguments.command_name, *getattr(arguments, "tables", ())])
         as_json = getattr(arguments, "json", False)
         with notes_said(), Output(streams, as_json=as_json) as output, Progress(None, stage=stage):
-            arguments.command(arguments, output)
-        return 0
+            return arguments.command(arguments, output) or 0
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     except PadimBenchError as error:
@@ -83,12 +84,15 @@ def _interrupted(signals: Signals, done: str) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; parsed arguments hold the ``command`` to call with them."""
+    """The parser of the whole command line; parsed arguments hold the ``command`` to call with them.
+
+    It returns an exit code, or None for 0.
+    """
     parser = Parser(prog="padim-bench", description="Benchmark and reproducibility suite for PaDiM (arXiv:2011.08785).")
     parser.add_argument("--version", action="version", version=f"padim-bench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name", parser_class=Parser)
     for command in (
-        *(run, reproduce, tables, compare, check, fit, predict, score_maps),
+        *(run, reproduce, tables, compare, check, verify, fit, predict, score_maps),
         *(profile, listing, doctor, data),
     ):
         command.add_to(commands)

@@ -121,10 +121,16 @@ def _environment_problems(environment: Environment) -> list[str]:
         problems.append("no commit: run from a clone, or from a version that was published")
     if environment.dirty:
         problems.append(f"made with changes to commit {environment.commit}: commit them, and run again")
-    version = environment.versions["padim-bench"]
-    if (numbers := _numbers(version)) is None or numbers > (_numbers(__version__) or ()):
+    if not known_version(environment):
+        version = environment.versions["padim-bench"]
         problems.append(f"padim-bench {version} is not known here, which is {__version__}")
     return problems
+
+
+def known_version(environment: Environment) -> bool:
+    """Whether it was made by this version of padim-bench or one before it."""
+    numbers = _numbers(environment.versions["padim-bench"])
+    return numbers is not None and numbers <= (_numbers(__version__) or ())
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
