@@ -38,7 +38,7 @@ VERDICTS = """A record's verdict is that of its worst metric:
                                  were seen to differ by. Also a metric of image scores, which steps when two images
                                  change places, where no score moved by more than 1e-5, 2e-3 or 3e-2 of itself.
                                  --tolerance X takes the place of all this
-  within the bootstrap interval  within the 95 % interval of the record's own resampled test images, which image AUROC,
+  within the bootstrap interval  both in the 95 % interval of the record's own resampled test images, which image AUROC,
                                  pixel AUROC, PRO and PRO per image have
   different                      anything else, and a run that gave no numbers
 

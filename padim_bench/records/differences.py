@@ -140,7 +140,7 @@ def differences(then: RunRecord, now: RunRecord, tolerance: float | None = None)
     A difference is identical where the two are the same bit for bit. It is within rounding up to ``ROUNDING`` of the
     run's dtypes, and by the error bounds of both where metrics are from histograms; a metric of image scores steps
     when two images change places, and so is within rounding, too, where no score moved further than scores round. It
-    is within the bootstrap interval where the value now lies in the 95 % interval of the record's own resampled test
+    is within the bootstrap interval where both values lie in the 95 % interval of the record's own resampled test
     images, which some metrics have. Everything else is different.
 
     Args:
@@ -167,7 +167,7 @@ def differences(then: RunRecord, now: RunRecord, tolerance: float | None = None)
             bound = allowed.metric + metric.scale * _error_bounds(name, then, now) if tolerance is None else tolerance
             if apart <= bound or (scores_hold and metric.level == "image"):
                 verdict = Verdict.ROUNDING
-            elif interval is not None and interval[0] <= b <= interval[1]:
+            elif interval is not None and interval[0] <= min(a, b) <= max(a, b) <= interval[1]:
                 verdict = Verdict.INTERVAL
             else:
                 verdict = Verdict.DIFFERENT
