@@ -33,11 +33,11 @@ prints every metric then and now, their difference and what it amounts to. Recor
 their networks; nothing is written."""
 VERDICTS = """A record's verdict is that of its worst metric:
   identical                      bit for bit
-  within rounding                up to 0.001 points of a percent, 0.02 of a state in float16, 0.15 of one or of a
-                                 backbone in bfloat16: ten times what exact strategies, dtypes and versions of torch
-                                 were seen to differ by. Also a metric of image scores, which steps when two images
-                                 change places, where no score moved by more than 1e-5, 2e-3 or 3e-2 of itself.
-                                 --tolerance X takes the place of all this
+  within rounding                up to 0.001 points of a percent; 0.02 where the state is in float16, 0.15 where it or
+                                 the backbone is in bfloat16: ten times what exact strategies, threads, instructions and
+                                 versions of torch were seen to change. A metric of image scores steps when two images
+                                 change places: it is within rounding, too, where no score moved by more than 1e-5 of
+                                 itself, 2e-3 or 3e-2. With --tolerance X all this is X
   within the bootstrap interval  both in the 95 % interval of the record's own resampled test images, which image AUROC,
                                  pixel AUROC, PRO and PRO per image have
   different                      anything else, and a run that gave no numbers

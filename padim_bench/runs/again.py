@@ -233,7 +233,7 @@ class _Weights:
 
     def __init__(self, given: str | None) -> None:
         self._given = given
-        self._at_hand: dict[tuple[str, str], list[Weights]] = {}
+        self._at_hand: dict[tuple[str, str | None], list[Weights] | WeightsNotFoundError] = {}
 
     def find(self, used: WeightsUsed, path: Path) -> Weights:
         """Those of a record, called and normalised as there.
@@ -242,9 +242,14 @@ class _Weights:
         """
         given = self._given if used.trained else f"random:{used.seed or 0}"
         name = f"{used.arch}.{used.tag}" if used.tag else used.arch
-        if (name, given or "") not in self._at_hand:
-            self._at_hand[name, given or ""] = self._all(used.arch, name, given)
-        found = self._at_hand[name, given or ""]
+        if (name, given) not in self._at_hand:
+            try:
+                self._at_hand[name, given] = self._all(used.arch, name, given)
+            except WeightsNotFoundError as error:  # a hub is asked once
+                self._at_hand[name, given] = error
+        found = self._at_hand[name, given]
+        if isinstance(found, WeightsNotFoundError):
+            raise found
         for one in found:
             if one.tensors_sha256 == used.tensors_sha256:
                 return replace(one, label=used.label, tag=used.tag, mean=used.mean, std=used.std, note=used.note)

@@ -26,18 +26,22 @@ from tests.drawn_records import cost, run_config, run_record
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("run", "--backbone", "resnet18", "--n-features", 20, "--threads", 1)
-STRATEGIES = ("cholesky", "woodbury", "explicit")
 
 
 @pytest.fixture(scope="module")
 def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of three strategies over bottle and one over grid, of untrained weights."""
+    """Results of three strategies over bottle, one of them in little memory, and one over grid; untrained weights."""
     from padim_bench.cli import main
 
     results = tmp_path_factory.mktemp("made")
-    for category, strategies in (("bottle", ",".join(STRATEGIES)), ("grid", "cholesky")):
-        options = ["--weights", "random:3", "--data", tiny, "--categories", category, "--strategy", strategies]
-        assert main([str(a) for a in (*RUN, *options, "--results", results)]) == 0
+    for category, strategies, limit in (
+        ("bottle", "cholesky,woodbury", "2GiB"),
+        ("bottle", "explicit", "6.5MB"),
+        ("grid", "cholesky", "2GiB"),
+    ):
+        options = ["--data", tiny, "--categories", category, "--strategy", strategies, "--memory-limit", limit]
+        assert main([str(a) for a in (*RUN, "--weights", "random:3", *options, "--results", results)]) == 0
+    assert {record.memory.images for record in of_bottle(results).values()} == {"held", "streamed"}
     return results
 
 
@@ -72,13 +76,14 @@ def test_on_the_same_machine_every_number_is_the_record_s_own_and_nothing_is_wri
         assert {m["name"]: m["now"] for m in one["metrics"]} == record.metrics
         assert {m["difference"] for m in one["metrics"]} == {0}
         assert one["scores"] == {"n_images": len(record.scores), "largest_difference": 0, "largest_relative": 0}
-        assert one["same_channels"]
+        assert (one["same_channels"], one["others"]) == (True, [])  # streamed again where it was
         assert one["residual"] == {"then": record.residual, "now": record.residual}
         assert one["where"]["now"]["processor"] == environment()["cpu"]
         assert one["where"]["now"]["threads"] == 1
     # Of a folder, what needs other images or gave no numbers is counted and left out.
     assert sorted(reply.document["left_out"].values()) == [1, 1, 1]
-    assert [line for line in lines_said(reply.err) if not line.startswith("left out: 1 record of ")] == []
+    said = [line for line in lines_said(reply.err) if not line.startswith("left out: 1 record of ")]
+    assert all("decoded batch by batch" in line for line in said)
 
 
 def spoilt(record: RunRecord, **metrics: float) -> RunRecord:
