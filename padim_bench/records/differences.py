@@ -39,8 +39,9 @@ class Rounding(NamedTuple):
 
 # By the coarsest dtype that a run holds numbers in, ten times what was measured, rounded up. Largest differences among
 # six exact strategies, six categories, R18-Rd100 (204 runs): of pixel metrics 1e-4 points in float32 and float64,
-# 1.7e-3 in float16, 1.3e-2 in bfloat16; of image scores 3e-7, 2e-4 and 3e-3. Torch 2.14 and 2.15 on one processor
-# (696 runs) are bit for bit the same but for states in bfloat16, 5.6e-3 points.
+# 1.7e-3 in float16, 1.3e-2 in bfloat16; of image scores 3e-7, 2e-4 and 3e-3. On one processor torch 2.14 and 2.15 (696
+# runs), one thread and two, and kernels for AVX2 and AVX512 are bit for bit the same, but for a state in bfloat16,
+# which is multiplied natively or widened: 5.6e-3 points.
 ROUNDING = {
     "float64": Rounding(1e-3, 1e-5),
     "float32": Rounding(1e-3, 1e-5),
