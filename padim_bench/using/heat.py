@@ -86,15 +86,15 @@ def heat_map(
 
 
 def outlined(picture: NDArray[np.uint8], region: NDArray[np.bool_], colour: tuple[int, int, int]) -> Image.Image:
-    """The picture (H, W, 3) with the contour of a region, of any size, in a colour between two dark lines."""
+    """The picture (H, W, 3) with the contour of a region, of any size: two pixels wide, and a dark one."""
     height, width = picture.shape[:2]
     if region.shape != (height, width):
         share = Image.fromarray(region.astype(np.uint8) * np.uint8(255))
         region = np.asarray(share.resize((width, height), Image.Resampling.BOX)) > 0  # what is thin stays
     out = picture.copy()
-    line = _outline(region)
-    out[_grown(line)] = 0
-    out[line] = colour
+    around = _grown(region)
+    out[_grown(around) & ~around] = 0
+    out[_outline(region) | (around & ~region)] = colour
     return Image.fromarray(out)
 
 
@@ -116,7 +116,8 @@ def _grown(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(region, 1)
     height, width = region.shape
     shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return np.logical_or.reduce(shifted)
+    found: NDArray[np.bool_] = np.logical_or.reduce(shifted)
+    return found
 
 
 def _outline(over: NDArray[np.bool_]) -> NDArray[np.bool_]:
