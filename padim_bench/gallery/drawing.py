@@ -92,14 +92,15 @@ def draw(
     paths = find_maps(scored.maps, category)
     places = [PurePath(name).relative_to("test") for name in map_names(category)]
     seen = [_seen(read_map(path)) for path in paths]  # the first pass, for one scale of colours
-    scale, threshold = _scale(seen, labels), best_threshold(labels, scores)
-    marked = threshold is not None and np.allclose([one.largest for one in seen], scores, rtol=0.02, atol=0)
-    over, sizes = threshold if marked else None, list[tuple[int, int]]()
+    threshold, sizes = best_threshold(labels, scores), list[tuple[int, int]]()
+    # Of scores that are the maxima of their maps it is one of the maps too.
+    over = threshold if np.allclose([one.largest for one in seen], scores, rtol=0.02, atol=0) else None
+    scale = _scale(seen, labels, over)
     for sample, path, place in zip(category.test, paths, places, strict=True):
         sizes.append(_draw_image(scored.protocol, base, sample, path, place, scale, over, notes))
         on_image()
     found = verdicts(labels, scores, threshold)
-    page = _page(scored, labels, found, threshold, scale, marked=marked, sizes=sizes, places=places, up=up)
+    page = _page(scored, labels, found, threshold, scale, over=over, sizes=sizes, places=places, up=up)
     write_text(base / PAGE, page)
     summary = Summary(
         category.name,
@@ -129,9 +130,15 @@ def _seen(score_map: NDArray[np.float32]) -> _Seen:
     return _Seen(float(np.quantile(score_map, 0.99)), float(score_map.max()))
 
 
-def _scale(seen: Sequence[_Seen], labels: NDArray[np.int64]) -> Scale:
-    """From what is usual in normal images to what anomalous ones reach; without one of the classes all are both."""
+def _scale(seen: Sequence[_Seen], labels: NDArray[np.int64], threshold: float | None) -> Scale:
+    """From what is usual in normal images to as far above the threshold as it is above that.
+
+    Without a threshold of the maps' own, or one that is usual, to what anomalous images reach. Without one of the
+    classes all images are of both.
+    """
     usual = np.median([one.usual for one, label in zip(seen, labels, strict=True) if not label or labels.all()])
+    if threshold is not None and threshold > usual:
+        return Scale(float(usual), float(2 * threshold - usual))
     largest = np.median([one.largest for one, label in zip(seen, labels, strict=True) if label or not labels.any()])
     if largest <= usual:
         largest = max(one.largest for one in seen)
@@ -176,7 +183,7 @@ def _page(
     threshold: float | None,
     scale: Scale,
     *,
-    marked: bool,
+    over: float | None,
     sizes: Sequence[tuple[int, int]],
     places: Sequence[PurePath],
     up: str,
@@ -227,9 +234,9 @@ def _page(
         found={verdict: found.count(verdict) for verdict in _HEADINGS},
         has_masks=category.has_masks,
         cropped=scored.protocol.images.crop not in {None, scored.protocol.images.resize},
-        marked=marked,
+        outlined=over is not None,
+        middle=over is not None and over > scale.low,
         scale=[f"{value:.3g}" for value in scale],
-        mark=None if threshold is None else 100 * (threshold - scale.low) / (scale.full - scale.low),
         stops=colour_stops(),
         contour=CONTOUR,
         groups=groups,

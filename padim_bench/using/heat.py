@@ -80,7 +80,9 @@ def heat_map(
     colour, alpha = _coloured(np.clip((values - scale.low) / (scale.full - scale.low), 0, 1))
     inside = (1 - alpha[..., None]) * inside + alpha[..., None] * colour
     if threshold is not None:
-        inside[_outline(values > threshold)] = 255
+        over = values > threshold
+        inside[_grown(over) & ~over] *= _DIMMED  # so that white is seen on white
+        inside[_outline(over)] = 255
     out[rows, columns] = inside
     return Image.fromarray(np.rint(out).astype(np.uint8))
 
