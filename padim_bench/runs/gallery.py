@@ -54,7 +54,7 @@ class GalleryWriter:
             scores,
             metrics,
             config.protocol,
-            "as the run scored it",
+            "the run's own",
             title(config),
             (f"Backbone {weights.arch}, weights {weights.label}; protocol {config.protocol.name}.",),
             (*warnings_of(self._category), *untrained),

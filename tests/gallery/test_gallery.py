@@ -111,7 +111,7 @@ def test_wrong_images_stand_first_and_the_page_says_by_which_threshold(tmp_path:
     ]  # fmt: skip
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert "from a score of <b>3</b> on, its score being the maximum of its map" in text
-    assert "maximises F1 (75.0 %) <b>over these very test images</b>" in text
+    assert 'maximises F1 <span class="whole">(75.0 %)</span> <b>over these very test images</b>' in text
     # One pixel in a hundred is above 1.9 in normal images, the median, and the threshold is in the middle.
     assert "no colour up to <b>1.9</b>" in text
     assert "strongest from <b>4.1</b> on" in text
@@ -255,7 +255,7 @@ def test_a_page_shows_its_pictures_filters_and_asks_for_nothing_else(
     base = category(tmp_path, ODD)
     call()
     cards = "[...document.querySelectorAll('article')].filter(e => e.offsetParent)"
-    shown = f"{cards}.map(e => e.querySelector('h3').innerText)"
+    shown = f"{cards}.map(e => e.querySelector('h3').textContent)"
     choose = "(e => {{ e.value = '{}'; e.dispatchEvent(new Event('change')) }})(document.getElementById('{}'))"
     for width, dark in ((400, False), (400, True), (1400, False), (1400, True)):
         browser.look(width, 900, dark=dark, phone=width == 400)
