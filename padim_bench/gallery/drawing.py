@@ -47,7 +47,7 @@ class Scored:
         category: whose test images they are.
         maps: folder of the maps ``CATEGORY/test/DEFECT/IMAGE.tiff`` (or .tif, .npy), (H, W) each.
         scores: (n,) of the test images, in order.
-        metrics: all that is known of ``METRICS``; NaN where undefined.
+        metrics: all that is known of ``METRICS``; NaN or None where undefined.
         protocol: says which part of an image its map is of, and how images of more than 8 bits are read.
         scored_by: what an image's score is, as the page says it.
         model: what made the maps; "" where that is not known.
@@ -58,7 +58,7 @@ class Scored:
     category: Category
     maps: Path
     scores: NDArray[np.float32]
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     protocol: Protocol
     scored_by: str
     model: str = ""

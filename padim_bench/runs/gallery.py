@@ -44,7 +44,7 @@ class GalleryWriter:
         """Takes the maps (B, S, S), float32, of the next test images."""
         self._writer.add(maps)
 
-    def finish(self, scores: NDArray[np.float32], metrics: Mapping[str, float]) -> None:
+    def finish(self, scores: NDArray[np.float32], metrics: Mapping[str, float | None]) -> None:
         """Draws the page, once all maps are there, from the image scores (n,) and the metrics of the run."""
         config, weights = self._config, self._weights
         untrained = () if weights.trained else ("untrained random weights",)

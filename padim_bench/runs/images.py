@@ -112,16 +112,18 @@ class ImageUnit:
             shared_peak = memory.read()
             for config in configs:
                 progress.stage(name, f"{config.model_name} {config.model.strategy}")
-                try:
-                    with gallery_of(settings.gallery, self.category, config, self.weights) as gallery:
+                with gallery_of(settings.gallery, self.category, config, self.weights) as gallery:
+                    try:
                         result = _run_one(config, bank, self, gallery)
-                except PadimBenchError as error:  # the model knows no category
-                    raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
-                result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
-                result.resampled = bank.resampled
-                record = _record(config, self, bank, result, timings, shared_peak)
-                del result  # its state is gigabytes, and the next run makes its own
-                keep(config, record)
+                    except PadimBenchError as error:  # the model knows no category
+                        raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
+                    result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
+                    result.resampled = bank.resampled
+                    record, scores = _record(config, self, bank, result, timings, shared_peak), result.scores
+                    del result  # its state is gigabytes, and the next run makes its own
+                    keep(config, record)  # before anything is drawn, which a full disk may end
+                    if gallery is not None and scores is not None:
+                        gallery.finish(scores.numpy(), record.metrics or {})
                 progress.advance(self._n_images)
             memory = PeakMemory(settings.execution.device)
 
@@ -167,8 +169,6 @@ def _run_one(
         writer.finish(scores.numpy())
     with stopwatch(timings, "metrics", settings.execution.device):
         metrics, bounds = maps.metrics(bank.labels, scores.numpy())
-    if gallery is not None:
-        gallery.finish(scores.numpy(), metrics)
     variants: dict[str, float | None] | None = None
     if "pro_variants" in config.extras and maps.masks:
         with stopwatch(timings, "extras", settings.execution.device):
