@@ -21,6 +21,7 @@ from padim_bench.cli import (
     data,
     doctor,
     fit,
+    gallery,
     listing,
     predict,
     profile,
@@ -92,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"padim-bench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name", parser_class=Parser)
     for command in (
-        *(run, reproduce, tables, compare, check, verify, fit, predict, score_maps),
+        *(run, reproduce, tables, compare, check, verify, fit, predict, score_maps, gallery),
         *(profile, listing, doctor, data),
     ):
         command.add_to(commands)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -89,6 +90,13 @@ def add_to(commands: Commands) -> None:
         help="with --save-maps: ground truth at the maps' size, normal where the protocol crops, as "
         "DIR/<category>/ground_truth/<defect>/<image>_mask.png, which others' evaluation of cropped maps needs",
     )
+    parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="DIR",
+        help="write pages of the test images there, wrong ones first, with masks and heat maps: of each model "
+        "DIR/<model>/<category>/index.html; what is on record is run again for it",
+    )
     parser.set_defaults(command=run_models)
 
 
@@ -99,7 +107,7 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError(f"no dataset: give --data DIR or set {DATA_VARIABLE} ('padim-bench data demo' draws one)")
     categories = open_categories(root, arguments)
     protocol = run_protocol(arguments)
-    settings = replace(run_settings(arguments), maps=_saved_maps(arguments))
+    settings = replace(run_settings(arguments), maps=_saved_maps(arguments), gallery=arguments.gallery)
 
     from padim_bench.padim.config import PADIM, PaDiMConfig
     from padim_bench.padim.reduction import REDUCTIONS
@@ -150,11 +158,32 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     ]
     with open_executor(arguments.executor, on_message=say) as executor:
         units = plan(categories, models, settings, results=arguments.results, on_message=say)
-        outcomes = run(units, arguments.results, executor=executor, on_message=say)
+        with _gallery(arguments.gallery):
+            outcomes = run(units, arguments.results, executor=executor, on_message=say)
     if settings.maps is not None and (line := border_note(settings.maps, protocol)):
         say(line)
     output.document({"runs": [run_summary(o) for o in outcomes]})
     _print_runs(outcomes, settings.maps, output)
+    if arguments.gallery is not None:
+        output.text(f"gallery: {(arguments.gallery / 'index.html').as_posix()}")
+
+
+@contextmanager
+def _gallery(folder: Path | None) -> Iterator[None]:
+    """The runs that draw into a folder of galleries: its index has all pages, also where some of the runs fail."""
+    if folder is None:
+        yield
+        return
+    from padim_bench.gallery.folder import open_gallery, write_index
+
+    open_gallery(folder)
+    try:
+        yield
+    except (PadimBenchError, KeyboardInterrupt):
+        with suppress(PadimBenchError):  # what was raised says more
+            write_index(folder)
+        raise
+    write_index(folder)
 
 
 def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:

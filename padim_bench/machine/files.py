@@ -140,6 +140,18 @@ def cannot_write(path: Path, error: OSError) -> PadimBenchError:
     return PadimBenchError(f"cannot write {path}: {error.strerror or error}: choose another folder, or free some space")
 
 
+def make_folder(folder: Path) -> None:
+    """A folder, and those above it, to write into; what killed writers left in it is cleared.
+
+    Raises PadimBenchError, naming it, where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    clear_abandoned(folder)
+
+
 def check_writable(*folders: Path) -> None:
     """Fails now rather than after the first run; what killed writers left in the folders is cleared.
 

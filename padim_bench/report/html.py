@@ -11,15 +11,14 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from padim_bench.data.datasets import DATASETS
+from padim_bench.html.rendering import Anchors, render
 from padim_bench.machine.console import printable
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import NONE, Grid, Page, Source
@@ -50,9 +49,8 @@ def report_page(pages: Sequence[Page], figures: Mapping[str, str]) -> str:
         same = {source.place: anchor for anchor, source in behind.sources if anchor.startswith(f"{first.name}-")}
         at = {where: same[source.place] for where, source in grid.sources.items() if source.place in same}
         finding = {"page": first.name, "heading": first.heading, "says": says, "grid": _grid(grid, tags, {}, at)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True,
-                              lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         title="PaDiM: benchmark and reproduction",
         warnings=title_warnings(records),
         finding=finding,
@@ -62,11 +60,6 @@ def report_page(pages: Sequence[Page], figures: Mapping[str, str]) -> str:
         models=models,
         data=behind.json(),
     )
-
-
-def _shown(value: Any) -> Any:
-    """Text as it can be printed; what is markup already stays."""
-    return printable(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _categories(pages: Sequence[Page], records: Iterable[RunRecord]) -> list[str]:
@@ -85,20 +78,6 @@ def _models(pages: Sequence[Page]) -> dict[str, list[str]]:
     ours = dict.fromkeys(title for table in tables for title in table.models)
     printed = dict.fromkeys(method for table in tables if table.comparable for method, _, _ in table.spec.paper)
     return {"run here": list(ours), "as printed": sorted(set(printed) - set(ours))}
-
-
-class Anchors:
-    """Names of places in the page, each given once: of letters, digits, hyphens and underscores."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self.taken = taken
-
-    def new(self, *parts: str) -> str:
-        name = "-".join(filter(None, (re.sub(r"[^\w]+", "-", printable(part).lower()).strip("-") for part in parts)))
-        free = (name if n == 1 else f"{name}-{n}" for n in count(1))
-        anchor = next(one for one in free if one not in self.taken)
-        self.taken.add(anchor)
-        return anchor
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from padim_bench.records.facts import used
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
 from padim_bench.runs.budget import members, plan_unit, statements
+from padim_bench.runs.gallery import GalleryWriter, gallery_of
 from padim_bench.runs.methods import Fitted, fit, has_maps, score
 from padim_bench.runs.result import Result, make_record, rounded
 from padim_bench.runs.session import Session
@@ -80,8 +81,7 @@ class ImageUnit:
             train=tuple(map(full, self.category.train)),
             test=tuple(map(full, self.category.test)),
         )
-        maps = self.settings.maps
-        settings = replace(self.settings, maps=None if maps is None else maps.with_full_paths())
+        settings = self.settings.with_full_paths()
         return replace(self, category=category, weights=with_full_path(self.weights), settings=settings)
 
     def steps(self, session: Session) -> int:
@@ -112,15 +112,18 @@ class ImageUnit:
             shared_peak = memory.read()
             for config in configs:
                 progress.stage(name, f"{config.model_name} {config.model.strategy}")
-                try:
-                    result = _run_one(config, bank, self)
-                except PadimBenchError as error:  # the model knows no category
-                    raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
-                result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
-                result.resampled = bank.resampled
-                record = _record(config, self, bank, result, timings, shared_peak)
-                del result  # its state is gigabytes, and the next run makes its own
-                keep(config, record)
+                with gallery_of(settings.gallery, self.category, config, self.weights) as gallery:
+                    try:
+                        result = _run_one(config, bank, self, gallery)
+                    except PadimBenchError as error:  # the model knows no category
+                        raise PadimBenchError(f"{name} {config.model_name} {config.model.strategy}: {error}") from error
+                    result.backbone_error, result.folding_error = bank.backbone_error, bank.folding_error
+                    result.resampled = bank.resampled
+                    record, scores = _record(config, self, bank, result, timings, shared_peak), result.scores
+                    del result  # its state is gigabytes, and the next run makes its own
+                    keep(config, record)  # before anything is drawn, which a full disk may end
+                    if gallery is not None and scores is not None:
+                        gallery.finish(scores.numpy(), record.metrics or {})
                 progress.advance(self._n_images)
             memory = PeakMemory(settings.execution.device)
 
@@ -129,7 +132,9 @@ class ImageUnit:
         return len(self.category.train) + len(self.category.test)
 
 
-def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, unit: ImageUnit) -> Result:
+def _run_one(
+    config: RunConfig, bank: HeldBank | StreamedBank, unit: ImageUnit, gallery: GalleryWriter | None
+) -> Result:
     settings = unit.settings
     memory = PeakMemory(settings.execution.device)
     timings: dict[str, float] = {}
@@ -146,6 +151,7 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, unit: ImageUnit) 
         return Result(timings, memory.read(), embeddings, reason=str(error))
     maps, parts = Maps(config.protocol, exact=bank.exact(config) or not has_maps(config)), []
     writer = None if settings.maps is None else MapWriter(settings.maps, unit.category, config.protocol)
+    writers = [one for one in (writer, gallery) if one is not None]
     for features, masks in bank.tested(config, timings):
         with stopwatch(timings, "score", settings.execution.device):
             selected = [features.select(names, e) for names, e in zip(members(config), embeddings, strict=True)]
@@ -154,8 +160,9 @@ def _run_one(config: RunConfig, bank: HeldBank | StreamedBank, unit: ImageUnit) 
         with stopwatch(timings, "metrics", settings.execution.device):
             if found is not None:
                 maps.add(found, masks)
-        if writer is not None and found is not None:
-            writer.add(found)
+        if found is not None:
+            for one in writers:
+                one.add(found)
         del features, selected, found
     scores = torch.cat(parts)
     if writer is not None:

@@ -17,6 +17,7 @@ from padim_bench.padim.reduction import REDUCTIONS, check_reduction
 from padim_bench.padim.weights import Weights
 from padim_bench.protocols import ImageChoices
 from padim_bench.records.config import FUSIONS, Execution, RunConfig, Wanted
+from padim_bench.runs import gallery
 from padim_bench.runs.channels import Channels
 from padim_bench.runs.images import ImageUnit
 from padim_bench.runs.methods import has_maps, method_names
@@ -32,11 +33,28 @@ class Settings:
         execution: where they run.
         memory_limit: in bytes, of what grows with the number of images.
         maps: where anomaly maps of test images are written, of one model; None for nowhere.
+        gallery: where pages of test images with their heat maps are written; None for nowhere.
     """
 
     execution: Execution = field(default_factory=Execution)
     memory_limit: int = DEFAULT_MEMORY_LIMIT
     maps: SaveMaps | None = None
+    gallery: Path | None = None
+
+    @property
+    def wants_maps(self) -> bool:
+        """Whether more than records comes of the runs, so that those on record are run again."""
+        return self.maps is not None or self.gallery is not None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that is written to beside records."""
+        return (*(self.maps.folders if self.maps else ()), *((self.gallery,) if self.gallery else ()))
+
+    def with_full_paths(self) -> Settings:
+        """The same for a process whose working folder is another one."""
+        maps = None if self.maps is None else self.maps.with_full_paths()
+        return replace(self, maps=maps, gallery=None if self.gallery is None else self.gallery.absolute())
 
 
 def plan(
@@ -72,16 +90,18 @@ def plan(
         # Baselines apart: they ask for layers whose features PaDiM's runs would otherwise hold too.
         baseline = config.model.method != PADIM
         groups.setdefault((config.protocol.images, weights, config.model.backbone_dtype, baseline), {})[config] = None
-    if settings.maps is not None:
-        if len(planned) > 1:
-            raise PadimBenchError(
-                f"maps of {len(planned)} models would lie in one folder, {settings.maps.folder}: save those of one "
-                "method, backbone, number of features, seed, reduction, strategy and storage at a time"
-            )
-        for config, _ in planned:
-            if not has_maps(config):
-                raise PadimBenchError(f"{config.model.method} scores images alone and has no maps: leave them out")
+    if settings.maps is not None and len(planned) > 1:
+        raise PadimBenchError(
+            f"maps of {len(planned)} models would lie in one folder, {settings.maps.folder}: save those of one "
+            "method, backbone, number of features, seed, reduction, strategy and storage at a time"
+        )
+    for config, _ in planned if settings.wants_maps else ():
+        if not has_maps(config):
+            raise PadimBenchError(f"{config.model.method} scores images alone and has no maps: leave them out")
+        if settings.maps is not None:
             settings.maps.check(config.protocol)
+        if settings.gallery is not None:
+            gallery.check(config)
     # Image choices together, so that a second backbone finds the images of the first.
     order = list(dict.fromkeys(choices for choices, *_ in groups))
     ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))

@@ -63,7 +63,7 @@ def run(
 ) -> list[Outcome]:
     """Runs what has no record yet and returns all outcomes in order of the units.
 
-    Where maps are to be saved, what is on record is run again for them, and its record stays as it is.
+    Where maps are to be saved or drawn, what is on record is run again for them, and its record stays as it is.
 
     Args:
         units: from :mod:`padim_bench.runs.plan`.
@@ -85,18 +85,18 @@ def run(
     for unit in units:
         found = _finished(unit, existing, session)
         outcomes.update(found)
-        if missing := tuple(c for c in unit.configs if c not in found or unit.settings.maps is not None):
+        if missing := tuple(c for c in unit.configs if c not in found or unit.settings.wants_maps):
             todo.append(unit.only(missing))
     for unit in todo:  # weights that do not fit are an error now, not after the first category
         session.backbone(unit)
     if todo:
         check_writable(*(results / name for name in writes))
-        check_writable(*dict.fromkeys(p for u in todo if u.settings.maps is not None for p in u.settings.maps.folders))
+        check_writable(*dict.fromkeys(folder for unit in todo for folder in unit.settings.folders))
     recorded = dict(outcomes)
     total = sum(len(u.configs) for u in units)
     if outcomes:
         rough, told = "", "not repeated (with --results and another folder they are)"
-        if any(unit.settings.maps is not None for unit in units):
+        if any(unit.settings.wants_maps for unit in units):
             told = "run again for their maps alone: their records stay as they are"
         if n_rough := sum(unit.needlessly_rough(_records(unit, outcomes), session) for unit in units):
             rough = (
@@ -111,7 +111,7 @@ def run(
         read = as_read(record)  # first, so that an interruption never finds a record written and not counted
         if config in recorded:
             if read.metrics != recorded[config].record.metrics:
-                on_message(f"{unit.place} {config.model_name}: the maps saved have other metrics than its record says")
+                on_message(f"{unit.place} {config.model_name}: the maps have other metrics than its record says")
             return
         outcomes[config] = Outcome(config, write_record(results, record), read, resumed=False)
         if not record.valid:

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from padim_bench.data.listing import printable
 from padim_bench.data.notes import Notes
 from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import PadimBenchError
-from padim_bench.machine.files import cannot_write, clear_abandoned, replacing
+from padim_bench.machine.files import cannot_write, make_folder
 from padim_bench.maps.files import write_map
 from padim_bench.using.finding import Found
-from padim_bench.using.heat import heat_map, picture_of
+from padim_bench.using.heat import Scale, heat_map, picture_of, write_picture
 
 if TYPE_CHECKING:
     from padim_bench.padim.model import PaDiM
@@ -107,7 +106,7 @@ def predict(
     def write(found: Found, picture: NDArray[np.uint8], values: NDArray[np.float32]) -> str:
         path = out / f"{found.place}.png"
         _make(path.parent, made)
-        _write(path, heat_map(picture, values, protocol, full, threshold))
+        write_picture(path, heat_map(picture, values, protocol, Scale(full / 2, full), threshold))
         if maps:
             write_map(path.with_name(f"{found.place.name}.tiff"), values)
         return path.relative_to(out).as_posix()
@@ -172,24 +171,10 @@ def _read_ahead(
 
 
 def _make(folder: Path, made: set[Path]) -> None:
-    """Once a folder, which is cleared of what killed writers left in it."""
-    if folder in made:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    clear_abandoned(folder)
-    made.add(folder)
-
-
-def _write(path: Path, image: Image.Image) -> None:
-    """As PNG, whole or not at all."""
-    try:
-        with replacing(path) as temporary:
-            image.save(temporary, format="PNG")
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    """Once a folder."""
+    if folder not in made:
+        make_folder(folder)
+        made.add(folder)
 
 
 @contextmanager

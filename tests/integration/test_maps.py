@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,45 @@ def test_maps_at_the_images_size_score_as_a_run_that_compares_there(
     assert "bottle" in cli("score-maps", "--maps", maps, "--data", tiny).out
 
 
+def test_a_run_s_gallery_has_a_page_of_each_model_by_the_run_s_own_scores_and_metrics(
+    tiny: Path, tmp_path: Path, cli: CommandLine
+) -> None:
+    folder, maps = tmp_path / "gallery", tmp_path / "maps"
+    options = (*MODEL, "--seed", "0,1", "--categories", "bottle", "--data", tiny, "--results", tmp_path / "results")
+    first = cli("run", *options, "--gallery", folder, "--executor", "processes:1", "--json")
+    found = {}
+    for path in folder.rglob("summary.json"):
+        summary = json.loads(path.read_text())
+        found[summary["model"]] = summary
+        assert len(list((path.parent / "heat").rglob("*.jpg"))) == summary["n_images"]
+        assert sorted(one.name for one in path.parent.iterdir()) == [
+            "heat",
+            "image",
+            "index.html",
+            "mask",
+            "summary.json",
+        ]
+    assert set(found) == {f"R18-Rd8 (cholesky, float32, seed {seed})" for seed in (0, 1)}
+    for run, summary in zip(first.runs, (found[name] for name in sorted(found)), strict=True):
+        assert summary["threshold"] == run["extra"]["image_f1_threshold"]
+        assert summary["metrics"] == {name: run["metrics"][name] for name in summary["metrics"]}
+        assert summary["warnings"] == ["untrained random weights"]
+    index = (folder / "index.html").read_text()
+    assert all(name in index for name in found)
+    assert index.count('alt="the heat map') == 2
+
+    # The maps alone, saved, give the same verdicts; and what is on record is drawn again.
+    again = cli("run", *options, "--seed", "0", "--gallery", folder, "--save-maps", maps, "--maps-at", "protocol")
+    assert "run again for their maps" in again.err
+    assert f"gallery: {(folder / 'index.html').as_posix()}" in again.out
+    given = ("gallery", "--maps", maps, "--data", tiny, "--protocol", "paper", "--out", tmp_path / "own", "--json")
+    (own,) = cli(*given).document["categories"]
+    drawn = found["R18-Rd8 (cholesky, float32, seed 0)"]
+    assert {name: own[name] for name in ("threshold", "missed", "false_alarms")} == {
+        name: drawn[name] for name in ("threshold", "missed", "false_alarms")
+    }
+
+
 def test_what_a_crop_cuts_off_has_the_map_s_minimum() -> None:
     import torch
 
@@ -102,8 +142,10 @@ def test_options_that_make_no_sense_of_maps_are_refused(tiny: Path, tmp_path: Pa
         tmp_path,
     )
     assert_refused(cli("run", *apart, "--save-maps", tmp_path / "maps"), "mahalanobis scores images alone")
+    assert_refused(cli("run", *apart, "--gallery", tmp_path / "gallery"), "mahalanobis scores images alone")
     (tmp_path / "file").write_text("")
     assert_refused(cli("run", *options, "--save-maps", tmp_path / "file"), tmp_path / "file")
+    assert_refused(cli("run", *options, "--gallery", tmp_path), tmp_path, "is no gallery")
     with pytest.raises(PadimBenchError, match="--maps-at protocol"):
         SaveMaps(tmp_path).check(rd_mvtec_protocol(0))
     scored = ("score-maps", "--data", tiny, "--maps")
@@ -113,7 +155,7 @@ def test_options_that_make_no_sense_of_maps_are_refused(tiny: Path, tmp_path: Pa
     (tmp_path / "maps" / "other").rename(tmp_path / "maps" / "grid")
     reply = cli(*scored, tmp_path / "maps")
     assert (reply.code, reply.out) == (2, "")
-    assert lines_said(reply.err)[0] == "no maps of leather, bottle: not scored"
+    assert lines_said(reply.err)[0] == "no maps of leather, bottle: left out"
     assert "no map of" in lines_said(reply.err)[1]
 
 

@@ -89,6 +89,14 @@ def test_maps_as_files_know_nothing_of_runs_and_what_comes_of_them() -> None:
     assert [(f, n) for f, n in imports_of("maps") if any(within(n, m) for m in above)] == []
 
 
+def test_what_pages_share_knows_what_can_be_printed_alone() -> None:
+    assert outside("html", "machine.console") == []
+
+
+def test_a_gallery_knows_files_and_pictures_and_nothing_of_runs_and_reports() -> None:
+    assert outside("gallery", "data", "errors", "html", "machine", "maps", "metrics", "protocols", "using.heat") == []
+
+
 def test_metrics_need_nothing_else_of_the_package() -> None:
     assert outside("metrics") == []
 
@@ -109,6 +117,7 @@ def test_reports_need_nothing_but_errors_records_what_can_be_printed_and_what_th
         outside(
             "report",
             "errors",
+            "html",
             "machine.console",
             "machine.reading",
             "padim.config",

@@ -19,7 +19,7 @@ from padim_bench.cli import main
 from padim_bench.protocols import get_protocol
 from padim_bench.using import predicting
 from padim_bench.using.finding import Found, find_images
-from padim_bench.using.heat import heat_map, picture_of
+from padim_bench.using.heat import Scale, heat_map, outlined, picture_of
 
 rng = np.random.default_rng(0)
 
@@ -175,12 +175,22 @@ def test_a_heat_map_outlines_what_is_over_the_threshold_and_darkens_what_the_cro
     values = np.zeros((224, 224), np.float32)
     values[100:120, 100:120] = 10
     picture = picture_of(Image.new("L", (256, 256), 100))
-    found = np.asarray(heat_map(picture, values, protocol, full=10.0, threshold=5.0))
+    found = np.asarray(heat_map(picture, values, protocol, Scale(5.0, 10.0), threshold=5.0))
     assert found.shape == (256, 256, 3)
     assert (found[0, 0] == 45).all()  # outside the crop
     assert (found[20, 20] == 100).all()  # as it was
     assert (found[116, 120] == 255).all()  # the region's upper edge
     assert found[126, 126, 0] > found[126, 126, 1]  # red
+
+
+def test_a_contour_keeps_what_is_thin_and_touches_nothing_but_its_edge() -> None:
+    picture = picture_of(Image.new("L", (64, 64), 100), largest=256)
+    region = np.zeros((2048, 2048), np.bool_)
+    region[1000] = True  # a line of one pixel in eight
+    found = np.asarray(outlined(picture, region, (0, 255, 0)))
+    assert (found[124:127] == (0, 255, 0)).all()
+    assert (found[[123, 127]] == 0).all()
+    assert (np.delete(found, range(123, 128), axis=0) == 100).all()
 
 
 @pytest.mark.data
