@@ -1,4 +1,4 @@
-"""What `tox -e reproduce` installs: an environment that is pinned whole."""
+"""What a release says of itself: one version and date everywhere, and an environment that is pinned whole."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import padim_bench
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -33,7 +36,7 @@ def _entries() -> list[tuple[Requirement, list[str]]]:
 def _applying(python: str, system: str, platform: str, machine: str) -> dict[str, list[Requirement]]:
     """What an installer takes there, by name."""
     where = default_environment() | {"platform_system": system, "sys_platform": platform, "platform_machine": machine}
-    where |= {"python_version": python, "python_full_version": f"{python}.1", "os_name": "posix"}
+    where |= {"python_version": python, "python_full_version": f"{python}.1"}
     taken = dict[str, list[Requirement]]()
     for package, _ in _entries():
         if package.marker is None or package.marker.evaluate({**where, "extra": ""}):
@@ -68,3 +71,15 @@ def test_what_is_pinned_names_no_address_no_folder_and_no_option_of_an_installer
     assert "@" not in PINNED
     options = [line for line in PINNED.splitlines() if line.lstrip().startswith("-")]
     assert {line.split("=")[0].strip() for line in options} == {"--hash"}
+
+
+def test_the_citation_is_of_this_version_and_its_date() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, date = re.findall(r"^## ([0-9.]+) \(([0-9-]+)\)$", changes, re.MULTILINE)[0]
+    assert version == PROJECT["version"] == padim_bench.__version__
+    for work in (cited, cited["preferred-citation"]):
+        assert (str(work["version"]), str(work["date-released"])) == (version, date)
+        assert work["title"] == cited["title"]
+        assert work["authors"] == [{"name": each["name"]} for each in PROJECT["authors"]]
+        assert work["license"] == PROJECT["license"]
