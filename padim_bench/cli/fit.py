@@ -11,6 +11,7 @@ from padim_bench.cli.options import (
     add_json,
     add_layout,
     add_machine,
+    add_protocol,
     check_device,
     data_root,
     open_categories,
@@ -48,7 +49,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="of the channels")
     parser.add_argument("--strategy", default="cholesky", help="see 'padim-bench list strategies'; default cholesky")
     parser.add_argument("--storage", default="float32", help="dtype in which the state is held; default float32")
-    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    add_protocol(parser)
     parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
     parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
     parser.add_argument("--bits", type=positive, metavar="N", help="used of 16-bit images' values; default 16")
@@ -105,7 +106,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     kept, gaussians = model.training_scores, model.gaussians
     output.text(
         f"{title}: {len(samples)} normal images; {model.config.name}, {gaussians.strategy.name} in "
-        f"{model.config.storage}, weights {model.backbone.weights.label}, protocol {protocol.name}"
+        f"{model.config.storage}, weights {model.backbone.weights.label}, protocol {protocol.title}"
     )
     if kept is None:
         output.text("no scores of left-out training images (--folds 1), so that predict will have no threshold")

@@ -211,7 +211,7 @@ def _print_runs(outcomes: Sequence[Outcome], maps: SaveMaps | None, output: Outp
 
     columns = {m.name: f"{m.short or m.title:>7}" for m in headline().values()}
     weights = ", ".join(dict.fromkeys(o.record.weights.label for o in outcomes))
-    protocol = outcomes[0].config.protocol.name
+    protocol = outcomes[0].config.protocol.title
     output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(

@@ -313,7 +313,7 @@ def shared_facts(records: Sequence[RunRecord], values: pd.DataFrame) -> tuple[st
     sizes = dict.fromkeys(size for r in records for size in r.dataset.image_sizes)
     image_level = dict.fromkeys(r.dataset.category for r in records if not r.dataset.has_masks)
     weights = {r.weights.label: r.weights.note for r in records}
-    protocols = list(dict.fromkeys(r.config.protocol.name for r in records))
+    protocols = list(dict.fromkeys(r.config.protocol.title for r in records))
     facts = [
         f"protocol {', '.join(protocols)}; pixels compared at {distinct([r.dataset.resolution for r in records])}"
         if len(protocols) <= 5
