@@ -171,6 +171,11 @@ class Protocol:
         return ", ".join([re.split(_TOLD, self.name)[0], *parts])
 
     @property
+    def of_another_size(self) -> bool:
+        """Whether it is a preset at another size, as its name tells."""
+        return any(name in {"resize", "crop"} for name, _ in re.findall(_TOLD, self.name))
+
+    @property
     def resolution(self) -> str:
         """The name of the resolution at which pixels are compared, such as ``paper-224``."""
         return f"{self.name}-{self.size if self.masks.compare_at == 'protocol' else 'original'}"

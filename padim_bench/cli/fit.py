@@ -80,6 +80,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.machine.files import check_writable
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
+    from padim_bench.padim.footprint import check_fits, model_need, statement
     from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, PaDiM
     from padim_bench.using.fitting import TrainingImages
 
@@ -98,6 +99,18 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
             memory_limit=arguments.memory_limit or DEFAULT_MEMORY_LIMIT,
             reduction=arguments.reduction,
         )
+        need = model_need(
+            f"{title}, {model.config.name} {model.config.strategy} {model.config.storage}",
+            model.backbone,
+            model.config,
+            len(samples),
+            limit=model.memory_limit,
+            batch_size=arguments.batch_size,
+            folds=arguments.folds if arguments.folds > 1 else None,
+            threads=threads,
+        )
+        check_fits(need, device=arguments.device)
+        say(statement(need, device=arguments.device))
         images = TrainingImages(samples, protocol, arguments.batch_size, progress)
         model.fit(images, folds=arguments.folds if arguments.folds > 1 else None)
         progress.stage("saving")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,21 @@ def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     check_device(arguments.device)
     threads = thread_count(arguments)
 
+    from padim_bench.machine.memory import resident_memory
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
+    from padim_bench.padim.footprint import Need, check_fits, statement
     from padim_bench.padim.model import PaDiM
-    from padim_bench.using.predicting import SCORES, predict
+    from padim_bench.using.predicting import MENDS, SCORES, need_of, predict
 
+    here, state = resident_memory(), arguments.model.stat().st_size
+    check_fits(Need(arguments.model.as_posix(), {"state": state}, MENDS), device=arguments.device)
     notes, done = Notes(), list[Any]()
     with torch_threads(threads), Progress(len(found), stage="predicting") as progress:
         model = PaDiM.load(arguments.model, weights=arguments.weights, device=arguments.device)
+        need = need_of(model, arguments.model.as_posix(), arguments.batch_size, threads)
+        check_fits(replace(need, parts={**need.parts, "state": 0}), device=arguments.device)  # it is here already
+        say(statement(need, device=arguments.device, here=here))
         threshold = None if model.training_scores is None else model.threshold(arguments.quantile)
         try:
             for one in predict(

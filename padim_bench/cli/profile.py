@@ -43,7 +43,7 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError("--seed: profiles are of one drawing of channels; give one seed")
     settings = run_settings(arguments)
 
-    from padim_bench.costs.measure import ProfileSettings, plan_profiles
+    from padim_bench.costs.measure import ProfileSettings, check_needs, plan_profiles
     from padim_bench.data.mvtec import list_categories
     from padim_bench.padim.config import PaDiMConfig
     from padim_bench.padim.weights import resolve_weights
@@ -73,6 +73,7 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         batch_sizes=tuple(arguments.batch_sizes),
         n_images=arguments.n_images,
     )
+    check_needs(category, models, chosen, on_message=say)
     done = run_profiles(category, models, chosen, results=results, on_message=say)
     if arguments.print:
         output.pages([done.page])

@@ -236,7 +236,8 @@ def _print_runs(outcomes: Sequence[Outcome], maps: SaveMaps | None, output: Outp
         )
     output.text(f"records: {outcomes[0].path.parent.as_posix()}")
     if maps is not None:
-        output.text(f"maps: {' and masks: '.join(folder.as_posix() for folder in maps.folders)}")
+        scored = f"; for score-maps: --protocol {outcomes[0].config.protocol.name}" if maps.at == "protocol" else ""
+        output.text(f"maps: {' and masks: '.join(folder.as_posix() for folder in maps.folders)}{scored}")
 
 
 def _saved_maps(arguments: argparse.Namespace) -> SaveMaps | None:

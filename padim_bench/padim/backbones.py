@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.model, found, self.any_size = _build(weights.arch, self.layers, self.image_size)
         self._found, self._elsewhere = found, dict[Size, Found]()
+        self._working: dict[Size, int] = {}
         self.channels = found.channels
         # What is drawn for networks that take any size is the same whatever they are built for.
         size = (224, 224) if self.any_size else self.image_size
@@ -162,6 +163,29 @@ class Backbone(nn.Module):
         """(h, w) of each layer for square images of ``size`` pixels."""
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         return tuple((int(f.shape[2]), int(f.shape[3])) for f in self(blank))
+
+    def working_bytes(self, size: int) -> int:
+        """Of a square image of ``size`` pixels, the bytes of input and output of the module that has most of both.
+
+        Networks of any size are asked at 224 pixels, and the rest goes by the area.
+        """
+        side = 224 if self.any_size else size
+        if (side, side) not in self._working:
+            found = [0]
+
+            def note(_module: nn.Module, inputs: Any, output: Any) -> None:
+                tensors = [t for t in (*inputs, output) if isinstance(t, Tensor)]
+                found.append(sum(t.nbytes for t in tensors))
+
+            leaves = [module for module in self.model.modules() if next(module.children(), None) is None]
+            hooks = [module.register_forward_hook(note) for module in leaves]
+            try:
+                self(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            self._working[side, side] = max(found)
+        return self._working[side, side] * size**2 // side**2
 
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
