@@ -61,9 +61,6 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     else:
         arguments.categories = arguments.categories or list_categories(root, normal=arguments.normal)[:1]
         (category,) = open_categories(root, arguments)
-    for one in weights:
-        if not one.trained:
-            say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
     protocol = run_protocol(arguments)
     shared = PaDiMConfig(seed=arguments.seed[0], half_products=arguments.half_products, protocol=protocol)
     models = plan_profiles(shared, weights, arguments.n_features, arguments.strategy, arguments.storage, say)
@@ -74,6 +71,9 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         n_images=arguments.n_images,
     )
     check_needs(category, models, chosen, on_message=say)
+    for one in weights:
+        if not one.trained:
+            say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
     done = run_profiles(category, models, chosen, results=results, on_message=say)
     if arguments.print:
         output.pages([done.page])

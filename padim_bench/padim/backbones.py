@@ -34,6 +34,7 @@ CPU_BATCH_SIZE = 8
 BACKBONE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # bfloat16 keeps 8 bits; a trained network's features are then off by 0.5 to 2 per cent.
 BACKBONE_ERROR_LIMIT = 0.05
+_LARGEST_TRIED = 512  # pixels
 
 
 class Backbone(nn.Module):
@@ -207,7 +208,7 @@ def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Fo
     """The pruned architecture, mostly without storage, its layers, and whether images of any size have that layout."""
     model = empty_model(arch)
     check_names(arch, model, names, size)
-    plain = convolutional_layers(arch, model, names, size)
+    plain = convolutional_layers(arch, model, names, _tried(size))
     if plain is not None:
         return model, plain, True
     found = find_layers(arch, names, size)
@@ -221,6 +222,11 @@ def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Fo
     return model, found, False
 
 
+def _tried(size: Size) -> Size:
+    """At which size a network of convolutions is looked at: no huge one, since its layers are the same at all."""
+    return min(size[0], _LARGEST_TRIED), min(size[1], _LARGEST_TRIED)
+
+
 def count_channels(arch: str, layers: Sequence[str], size: int) -> int:
     """Channels of all the layers together, for images of ``size`` pixels, without any weights.
 
@@ -232,7 +238,7 @@ def count_channels(arch: str, layers: Sequence[str], size: int) -> int:
         return sum(known[0])
     model = empty_model(arch)
     check_names(arch, model, names, (size, size))
-    plain = convolutional_layers(arch, model, names, (size, size))
+    plain = convolutional_layers(arch, model, names, _tried((size, size)))
     return sum((plain or find_layers(arch, names, (size, size))).channels)
 
 

@@ -91,7 +91,7 @@ def model_need(
     folds: int | None = None,
     threads: int = 1,
 ) -> Need:
-    """Of ``PaDiM.fit`` to n images of the protocol's size, and of ``save``.
+    """Of ``PaDiM.fit`` to n images of the protocol's size; ``save`` takes no more.
 
     Args:
         what: is fitted, for messages.
@@ -131,14 +131,12 @@ def model_need(
         return embedding.n_positions * chosen.state_bytes(n, embedding.n_features, stored)
 
     def need(state: int) -> Need:
-        saving = work | {"state": state, "its file": state}
         if room is None:
             left_out = ceil(n / folds) * selected_bytes(embedding) if folds else 0
             return at_worst(
                 what,
                 {NETWORK: network.bytes, "features": max(first, cost.held)},
                 work | {"features": cost.held + left_out, "state": state},
-                saving,
             )
         left_out = min(limit, cost.held // folds) if folds else 0
         return at_worst(
@@ -150,7 +148,6 @@ def model_need(
                 "moments": cost.moments * (2 if folds else 1),
                 "state": max(0, state - cost.moments),
             },
-            saving,
         )
 
     mends = [(how, need(state_of(*other)).bytes) for how, *other in smaller(config.strategy, config.storage)]

@@ -69,14 +69,14 @@ MENDS = (("a model of fewer --n-features or --storage float16", None), ("a small
 
 
 def need_of(model: PaDiM, what: str, batch_size: int, threads: int) -> Need:
-    """What predicting takes, whatever the number of images: the model's state, and two batches of pictures."""
+    """What predicting takes beside the model, whatever the number of images."""
     size, d = model.config.protocol.size, model.gaussians.embedding.n_features
     network = Network.of(model.backbone.working_bytes(size), batch_size)
     pictures = 2 * batch_size * 3 * (size**2 + LARGEST**2)
     # To draw heat over a picture takes numbers in float64 of all its pixels, a few times.
     drawn = threads * 12 * 8 * LARGEST**2
-    parts = {"state": model.gaussians.state_bytes, NETWORK: max(network.bytes, network.room(fit_work(1, d, threads)))}
-    return Need(what, parts | {"pictures": pictures + drawn}, MENDS)
+    working = max(network.bytes, network.room(fit_work(1, d, threads)))
+    return Need(what, {NETWORK: working, "pictures": pictures + drawn}, MENDS)
 
 
 def predict(
