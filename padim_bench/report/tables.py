@@ -314,7 +314,12 @@ def shared_facts(records: Sequence[RunRecord], values: pd.DataFrame) -> tuple[st
     image_level = dict.fromkeys(r.dataset.category for r in records if not r.dataset.has_masks)
     weights = {r.weights.label: r.weights.note for r in records}
     protocols = list(dict.fromkeys(r.config.protocol.title for r in records))
-    compared = [r.dataset.resolution.replace(r.config.protocol.name, r.config.protocol.title) for r in records]
+    compared = [
+        r.dataset.resolution.removeprefix(f"{r.config.protocol.name}-")
+        if r.config.protocol.of_another_size
+        else r.dataset.resolution
+        for r in records
+    ]
     facts = [
         f"protocol {', '.join(protocols)}; pixels compared at {distinct(compared)}"
         if len(protocols) <= 5

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import tifffile
 from PIL import Image
-from support import CommandLine, assert_refused, record_files
+from support import CommandLine, assert_refused, contents, record_files
 
 from padim_bench.padim.backbones import create_backbone
 from padim_bench.padim.paper import known_maps
+from padim_bench.protocols import PROTOCOLS
+from padim_bench.records.files import write_record
+from tests.drawn_records import run_config, run_record
 
 MODEL = ("--backbone", "resnet18", "--weights", "random", "--n-features", 8, "--threads", 1)
 
@@ -61,6 +64,21 @@ def test_a_model_of_another_size_predicts_at_it(cli: CommandLine, tiny: Path, tm
     assert {tifffile.imread(path).shape for path in out.rglob("*.tiff")} == {(161, 161)}
     with (out / "scores.csv").open(encoding="utf-8") as file:
         assert [row["image"] for row in csv.DictReader(file)] == [one["image"] for one in images]
+
+
+def test_pages_of_another_size_do_not_mix_with_the_protocol_s_own(cli: CommandLine, tmp_path: Path) -> None:
+    large = PROTOCOLS["paper"].sized(512, 448)
+    for protocol in (PROTOCOLS["paper"], large):
+        write_record(tmp_path, run_record(run_config(protocol=protocol)))
+    assert cli("tables", "--results", tmp_path).code == 0
+    before = contents(tmp_path)
+    assert cli("tables", "--results", tmp_path, "--resize", 512).code == 0
+    own = tmp_path / large.name
+    assert {name: one for name, one in contents(tmp_path).items() if not name.startswith(large.name)} == before
+    text = (own / "tables" / "table3.md").read_text(encoding="utf-8")
+    assert "Protocol paper, resize 512, crop 448; pixels compared at 448." in text
+    assert (own / "README.md").is_file()
+    assert (own / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
