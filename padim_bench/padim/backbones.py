@@ -165,6 +165,7 @@ class Backbone(nn.Module):
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         return tuple((int(f.shape[2]), int(f.shape[3])) for f in self(blank))
 
+    @torch.no_grad()
     def working_bytes(self, size: int) -> int:
         """Of a square image of ``size`` pixels, the bytes of input and output of the module that has most of both.
 
@@ -181,7 +182,7 @@ class Backbone(nn.Module):
             leaves = [module for module in self.model.modules() if next(module.children(), None) is None]
             hooks = [module.register_forward_hook(note) for module in leaves]
             try:
-                self(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+                self._run(self._prepare(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
             finally:
                 for hook in hooks:
                     hook.remove()
