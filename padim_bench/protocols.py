@@ -6,6 +6,7 @@ the others differ between public implementations and explain part of the gaps be
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, ClassVar, Literal, get_args
@@ -163,6 +164,18 @@ class Protocol:
         return self.images.size
 
     @property
+    def title(self) -> str:
+        """The name as people read it: ``paper, resize 512, crop 448`` where records have ``+`` and ``=``."""
+        told = re.findall(_TOLD, self.name)
+        parts = [f"{name.replace('_', ' ')} {'none' if value == 'None' else value}" for name, value in told]
+        return ", ".join([re.split(_TOLD, self.name)[0], *parts])
+
+    @property
+    def of_another_size(self) -> bool:
+        """Whether it is a preset at another size, as its name tells."""
+        return any(name in {"resize", "crop"} for name, _ in re.findall(_TOLD, self.name))
+
+    @property
     def resolution(self) -> str:
         """The name of the resolution at which pixels are compared, such as ``paper-224``."""
         return f"{self.name}-{self.size if self.masks.compare_at == 'protocol' else 'original'}"
@@ -182,23 +195,67 @@ class Protocol:
     def vary(self, **changes: Any) -> Protocol:
         """The same with some of :data:`CHOICES` changed, which its name then tells; itself where nothing changes.
 
+        What is changed back to the preset's is told no more, so that the preset itself comes out where all is.
         Raises PadimBenchError for another name, and for values that no protocol can have.
         """
         changed = {k: v for k, v in changes.items() if v != self.choice(k)}
         if not changed:
             return self
-        told = "".join(f"+{k}={v:g}" if isinstance(v, float) else f"+{k}={v}" for k, v in changed.items())
         parts: dict[str, dict[str, Any]] = {}
         for name, value in changed.items():
             part, _, field = CHOICES[name].rpartition(".")
             parts.setdefault(part, {})[field] = value
         whole = parts.pop("", {})
-        return replace(
-            self,
-            name=f"{self.name}{told}",
-            **whole,
-            **{part: replace(getattr(self, part), **values) for part, values in parts.items()},
+        varied = replace(
+            self, **whole, **{part: replace(getattr(self, part), **values) for part, values in parts.items()}
         )
+        start = re.split(_TOLD, self.name)[0]
+        preset = PROTOCOLS.get(start)
+        names = list(dict.fromkeys([*(name for name, _ in re.findall(_TOLD, self.name)), *changed]))
+        if preset is None:  # somebody's own, of which it is not known what it was
+            start, names = self.name, list(changed)
+        else:
+            names = [name for name in names if varied.choice(name) != preset.choice(name)]
+        if "resize" in names:  # one size has one name, in whatever order it was given
+            names.sort(key=list(CHOICES).index)
+        varied = replace(varied, name=start + "".join(f"+{name}={_shown(varied.choice(name))}" for name in names))
+        return preset if preset is not None and varied == preset else varied
+
+    def sized(self, resize: int | None = None, crop: int | Literal["none"] | None = None) -> Protocol:
+        """The same at another size; itself at its own.
+
+        Args:
+            resize: side in pixels that images are resized to; None for this protocol's. Alone, it keeps the part of
+                the image that is seen: the crop grows with it, as from 256 and 224 to 512 and 448, to the pixel that
+                leaves as much on either side.
+            crop: side of the centre crop, or "none"; None for this protocol's, which is fitted to ``resize``.
+
+        Raises PadimBenchError for sides below 1 and for a crop that is larger than the image.
+        """
+        given = self.images.resize if resize is None else resize
+        if given < 1 or (isinstance(crop, int) and crop < 1):
+            raise PadimBenchError(f"resize {given}, crop {crop}: choose sides of 1 pixel or more")
+        side: int | None = None
+        if isinstance(crop, int):
+            if crop > given:
+                raise PadimBenchError(
+                    f"crop {crop} is larger than the image, which protocol {self.title} resizes to {given} pixels: "
+                    f"choose a smaller crop, or a resize of {crop} or more"
+                )
+            side = crop
+        elif crop is None and self.images.crop is not None:
+            ratio = self.images.crop / self.images.resize
+            side = given if resize is None else given - 2 * round(given * (1 - ratio) / 2)
+            side = self.images.crop if resize is None else side
+        return self.vary(resize=given, crop=None if side == given and not self.images.rotation else side)
+
+
+# Of what a name tells of a choice: what stands before and after "=".
+_TOLD = r"\+(\w+)=(-?[\d.]+(?:e[+-]?\d+)?|\w+)"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # Every choice by one name, as options, the names of varied protocols and the ablation call it, and where it lies.
@@ -255,9 +312,24 @@ def rd_mvtec_protocol(version: int) -> Protocol:
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol of that name (or the one given). Raises PadimBenchError for an unknown name."""
+    """The protocol of that name (or the one given), a preset or as :meth:`Protocol.vary` names one.
+
+    Raises PadimBenchError for an unknown name, and for choices that there are not.
+    """
     if isinstance(protocol, Protocol):
         return protocol
-    if protocol not in PROTOCOLS:
+    start, told = re.split(_TOLD, protocol)[0], re.findall(_TOLD, protocol)
+    if start not in PROTOCOLS or protocol != start + "".join(f"+{name}={text}" for name, text in told):
         raise PadimBenchError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[protocol]
+    preset = PROTOCOLS[start]
+    return preset.vary(**{name: _read(name, text, type(preset.choice(name))) for name, text in told})
+
+
+def _read(name: str, text: str, kind: type) -> Any:
+    """A choice as a name tells it. Raises PadimBenchError for what is no value of it."""
+    try:
+        if name in {"crop", "bits"}:
+            return None if text == "None" else int(text)
+        return kind(text)
+    except ValueError as error:
+        raise PadimBenchError(f"{name} is {text!r}: write a number") from error

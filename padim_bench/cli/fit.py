@@ -11,6 +11,7 @@ from padim_bench.cli.options import (
     add_json,
     add_layout,
     add_machine,
+    add_protocol,
     check_device,
     data_root,
     open_categories,
@@ -48,7 +49,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="of the channels")
     parser.add_argument("--strategy", default="cholesky", help="see 'padim-bench list strategies'; default cholesky")
     parser.add_argument("--storage", default="float32", help="dtype in which the state is held; default float32")
-    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    add_protocol(parser)
     parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
     parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
     parser.add_argument("--bits", type=positive, metavar="N", help="used of 16-bit images' values; default 16")
@@ -79,6 +80,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.machine.files import check_writable
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
+    from padim_bench.padim.footprint import check_fits, model_need, statement
     from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, PaDiM
     from padim_bench.using.fitting import TrainingImages
 
@@ -97,6 +99,18 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
             memory_limit=arguments.memory_limit or DEFAULT_MEMORY_LIMIT,
             reduction=arguments.reduction,
         )
+        need = model_need(
+            f"{title}, {model.config.name} {model.config.strategy} {model.config.storage}",
+            model.backbone,
+            model.config,
+            len(samples),
+            limit=model.memory_limit,
+            batch_size=arguments.batch_size,
+            folds=arguments.folds if arguments.folds > 1 else None,
+            threads=threads,
+        )
+        check_fits(need, device=arguments.device)
+        say(statement(need, device=arguments.device))
         images = TrainingImages(samples, protocol, arguments.batch_size, progress)
         model.fit(images, folds=arguments.folds if arguments.folds > 1 else None)
         progress.stage("saving")
@@ -105,7 +119,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     kept, gaussians = model.training_scores, model.gaussians
     output.text(
         f"{title}: {len(samples)} normal images; {model.config.name}, {gaussians.strategy.name} in "
-        f"{model.config.storage}, weights {model.backbone.weights.label}, protocol {protocol.name}"
+        f"{model.config.storage}, weights {model.backbone.weights.label}, protocol {protocol.title}"
     )
     if kept is None:
         output.text("no scores of left-out training images (--folds 1), so that predict will have no threshold")

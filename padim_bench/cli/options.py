@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim_bench.cli.parsing import add_option, features, names, positive, seeds, size_in_bytes, some_names
+from padim_bench.cli.parsing import add_option, crop, features, names, positive, seeds, side, size_in_bytes, some_names
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.console import can_start
 
@@ -30,9 +30,27 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for records and tables")
-    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    add_protocol(parser)
     add_machine(parser)
     add_json(parser)
+
+
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Which protocol, at which size."""
+    parser.add_argument("--protocol", default="paper", help="see 'padim-bench list protocols'")
+    parser.add_argument(
+        "--resize",
+        type=side,
+        metavar="N",
+        help="side in pixels that images are resized to, instead of the protocol's; without --crop the part of the "
+        "image that is seen stays: paper's 256, crop 224, becomes 512, crop 448",
+    )
+    parser.add_argument(
+        "--crop",
+        type=crop,
+        metavar="N|none",
+        help="side of the centre crop after resizing, at most --resize or the protocol's; none for the whole image",
+    )
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -175,7 +193,8 @@ def run_protocol(arguments: argparse.Namespace) -> Protocol:
     from padim_bench.protocols import get_protocol
 
     given = {field: getattr(arguments, field, None) for field in ("epsilon", "sigma", "compare_at", "bits")}
-    return get_protocol(arguments.protocol).vary(**{k: v for k, v in given.items() if v is not None})
+    protocol = get_protocol(arguments.protocol).sized(arguments.resize, arguments.crop)
+    return protocol.vary(**{k: v for k, v in given.items() if v is not None})
 
 
 def thread_count(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from padim_bench.errors import PadimBenchError
 
@@ -12,6 +12,7 @@ from padim_bench.errors import PadimBenchError
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 # More than any machine has threads, images, channels or time for; and what every generator takes for a seed.
 LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
+LARGEST_SIDE = 1 << 14  # of images as prepared, in pixels
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +52,16 @@ def _whole(text: str, least: int, most: int) -> int:
 
 def positive(text: str) -> int:
     return _whole(text, 1, LARGEST)
+
+
+def side(text: str) -> int:
+    """Of an image, in pixels."""
+    return _whole(text, 1, LARGEST_SIDE)
+
+
+def crop(text: str) -> int | Literal["none"]:
+    """A side, or "none"."""
+    return "none" if text == "none" else side(text)
 
 
 def seed(text: str) -> int:

@@ -58,14 +58,23 @@ def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     check_device(arguments.device)
     threads = thread_count(arguments)
 
+    from padim_bench.machine.memory import resident_memory
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
+    from padim_bench.padim.footprint import Need, at_worst, check_fits, statement
     from padim_bench.padim.model import PaDiM
-    from padim_bench.using.predicting import SCORES, predict
+    from padim_bench.using.predicting import MENDS, SCORES, need_of, predict
 
+    here, state = resident_memory(), arguments.model.stat().st_size
+    check_fits(Need(arguments.model.as_posix(), {"state": state}, MENDS), device=arguments.device)
     notes, done = Notes(), list[Any]()
     with torch_threads(threads), Progress(len(found), stage="predicting") as progress:
         model = PaDiM.load(arguments.model, weights=arguments.weights, device=arguments.device)
+        need = need_of(model, arguments.model.as_posix(), arguments.batch_size, threads)
+        check_fits(need, device=arguments.device)
+        # While a model is read its file lies in memory too, as far as there is room.
+        most = at_worst(need.what, {"state": state, "its file": state}, {"state": state, **need.parts})
+        say(statement(most, device=arguments.device, here=here))
         threshold = None if model.training_scores is None else model.threshold(arguments.quantile)
         try:
             for one in predict(

@@ -43,7 +43,7 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError("--seed: profiles are of one drawing of channels; give one seed")
     settings = run_settings(arguments)
 
-    from padim_bench.costs.measure import ProfileSettings, plan_profiles
+    from padim_bench.costs.measure import ProfileSettings, check_needs, plan_profiles
     from padim_bench.data.mvtec import list_categories
     from padim_bench.padim.config import PaDiMConfig
     from padim_bench.padim.weights import resolve_weights
@@ -61,9 +61,6 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
     else:
         arguments.categories = arguments.categories or list_categories(root, normal=arguments.normal)[:1]
         (category,) = open_categories(root, arguments)
-    for one in weights:
-        if not one.trained:
-            say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
     protocol = run_protocol(arguments)
     shared = PaDiMConfig(seed=arguments.seed[0], half_products=arguments.half_products, protocol=protocol)
     models = plan_profiles(shared, weights, arguments.n_features, arguments.strategy, arguments.storage, say)
@@ -73,6 +70,10 @@ def profile_models(arguments: argparse.Namespace, output: Output) -> None:
         batch_sizes=tuple(arguments.batch_sizes),
         n_images=arguments.n_images,
     )
+    check_needs(category, models, chosen, on_message=say)
+    for one in weights:
+        if not one.trained:
+            say(f"{one.arch}: UNTRAINED random weights: accuracy means nothing, time and memory do")
     done = run_profiles(category, models, chosen, results=results, on_message=say)
     if arguments.print:
         output.pages([done.page])

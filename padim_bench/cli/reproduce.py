@@ -66,6 +66,7 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
     protocol, settings = run_protocol(arguments), run_settings(arguments)
 
     from padim_bench.reproduction.kinds import Choice
+    from padim_bench.reproduction.pages import folder_of
     from padim_bench.reproduction.reproduce import REAL_THING, demo_categories, reproduce
     from padim_bench.runs.executors import open_executor
 
@@ -106,7 +107,7 @@ def reproduce_tables(arguments: argparse.Namespace, output: Output) -> None:
         output.pages(done.pages)
     for line in done.summary(wanted):
         output.text(line)
-    output.text(f"{(results / 'README.md').as_posix()} links it all")
+    output.text(f"{(folder_of(results, protocol) / 'README.md').as_posix()} links it all")
     if demo:
         output.text(REAL_THING)
     output.document(

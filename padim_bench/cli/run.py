@@ -240,7 +240,7 @@ def _print_runs(outcomes: Sequence[Outcome], maps: SaveMaps | None, output: Outp
 
     columns = {m.name: f"{m.short or m.title:>7}" for m in headline().values()}
     weights = ", ".join(dict.fromkeys(o.record.weights.label for o in outcomes))
-    protocol = outcomes[0].config.protocol.name
+    protocol = outcomes[0].config.protocol.title
     output.text(f"weights: {weights}; protocol: {protocol}; in percent")
     wide = max(8, *(len(printable(o.config.category)) for o in outcomes))
     output.text(
@@ -265,7 +265,8 @@ def _print_runs(outcomes: Sequence[Outcome], maps: SaveMaps | None, output: Outp
         )
     output.text(f"records: {outcomes[0].path.parent.as_posix()}")
     if maps is not None:
-        output.text(f"maps: {' and masks: '.join(folder.as_posix() for folder in maps.folders)}")
+        scored = f"; for score-maps: --protocol {outcomes[0].config.protocol.name}" if maps.at == "protocol" else ""
+        output.text(f"maps: {' and masks: '.join(folder.as_posix() for folder in maps.folders)}{scored}")
 
 
 def _saved_maps(arguments: argparse.Namespace) -> SaveMaps | None:

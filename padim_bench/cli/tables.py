@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from padim_bench.cli.options import add_pages
+from padim_bench.cli.options import add_pages, add_protocol, run_protocol
 from padim_bench.cli.output import Output, say
 from padim_bench.cli.parsing import Commands, positive
 
@@ -25,9 +25,13 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[Path("results")], metavar="DIR", help="folders, merged"
     )
-    parser.add_argument("--out", type=Path, help="where pages go; default: the first of the folders")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where pages go; default: the first of the folders, and there a folder of its own for another size",
+    )
     parser.add_argument("--dataset", help="whose records, where there are several; default: mvtec-ad")
-    parser.add_argument("--protocol", default="paper", help="of the runs; see 'padim-bench list protocols'")
+    add_protocol(parser)
     parser.add_argument(
         "--seeds", type=positive, default=0, metavar="N", help="seeds 0 to N - 1; default: those that hold most runs"
     )
@@ -37,12 +41,12 @@ def add_to(commands: Commands) -> None:
 
 def make_tables(arguments: argparse.Namespace, output: Output) -> None:
     """Makes the pages asked for, and prints a line for each."""
-    from padim_bench.protocols import get_protocol
     from padim_bench.reproduction.kinds import Choice
-    from padim_bench.reproduction.pages import tables
+    from padim_bench.reproduction.pages import folder_of, tables
 
-    out = arguments.out or arguments.results[0]
-    choice = Choice(get_protocol(arguments.protocol), arguments.seeds, intervals=arguments.intervals)
+    protocol = run_protocol(arguments)
+    out = arguments.out or folder_of(arguments.results[0], protocol)
+    choice = Choice(protocol, arguments.seeds, intervals=arguments.intervals)
     done = tables(arguments.results, out, choice, names=arguments.tables, dataset=arguments.dataset, on_message=say)
     if arguments.print:
         output.pages(done.pages)

@@ -16,7 +16,9 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
 from padim_bench.padim.config import PaDiMConfig
+from padim_bench.padim.footprint import Need, check_fits, model_need, statement
 from padim_bench.padim.layers import layer_names
+from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import Execution, RunConfig, Wanted
 from padim_bench.records.costs import FAILED, OK, CostChoices, CostRecord, GrowthChoices, GrowthRecord, from_dict
@@ -30,8 +32,10 @@ from padim_bench.records.measurements import (
     read_measurements,
 )
 from padim_bench.runs.channels import Channels
+from padim_bench.runs.images import ImageUnit
 from padim_bench.runs.plan import Settings, model_config
 from padim_bench.runs.runner import Interrupted
+from padim_bench.runs.session import Session
 
 GROWTH_COUNTS = (10, 25, 50, 100, 200)
 # All models of a growth series are held at once, since they are measured in turns.
@@ -122,6 +126,31 @@ def run_config(category: Category, model: PaDiMConfig, weights: Weights, executi
     """The run of a model over a category, in one spelling. Raises PadimBenchError for what its backbone has not."""
     config = model_config(Wanted(model), weights, Settings(execution))
     return replace(config, dataset=category.dataset, category=category.name)
+
+
+def check_needs(
+    category: Category, models: Sequence[Model], settings: ProfileSettings, *, on_message: Callable[[str], None]
+) -> None:
+    """A line on the memory that the heaviest model will take. Raises PadimBenchError where it cannot fit here."""
+    session, needs, execution = Session(), list[Need](), settings.execution
+    for model, weights in models:
+        config = run_config(category, model, weights, execution)
+        unit = ImageUnit(category, weights, (config,), Settings(execution))
+        needs.append(
+            model_need(
+                " ".join(_words(_COST, config)),
+                session.backbone(unit),
+                config.model,
+                len(category.train),
+                limit=DEFAULT_MEMORY_LIMIT,
+                batch_size=execution.batch_size,
+                at_once=max(settings.batch_sizes),
+                threads=execution.threads,
+            )
+        )
+    heaviest = max(needs, key=lambda need: need.bytes)
+    check_fits(heaviest, device=execution.device)
+    on_message(statement(heaviest, device=execution.device))
 
 
 def measure_costs(

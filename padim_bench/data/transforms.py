@@ -150,16 +150,15 @@ def prepare_mask(mask: NDArray[np.bool_], protocol: Protocol, name: str = "") ->
 
 
 def original_crop(size: tuple[int, int], protocol: Protocol) -> tuple[slice, slice]:
-    """Rows and columns under the crop in an image of (width, height) as stored, to the nearest pixel."""
+    """Rows and columns under the crop in an image of (width, height) as stored, to the nearest pixel; at least one."""
     resize = protocol.images.resize
-    start = (resize - protocol.size) // 2
-    rows, columns = (
-        slice(
-            round(side * start / protocol.images.resize), round(side * (start + protocol.size) / protocol.images.resize)
-        )
-        for side in reversed(size)
-    )
-    return rows, columns
+    first = (resize - protocol.size) // 2
+
+    def under(side: int) -> slice:
+        start, stop = (round(side * at / resize) for at in (first, first + protocol.size))
+        return slice(start, max(stop, start + 1))
+
+    return under(size[1]), under(size[0])
 
 
 def _resize_and_crop(image: Image.Image, protocol: Protocol, interpolation: Interpolation, name: str) -> Image.Image:

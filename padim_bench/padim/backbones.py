@@ -34,6 +34,7 @@ CPU_BATCH_SIZE = 8
 BACKBONE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # bfloat16 keeps 8 bits; a trained network's features are then off by 0.5 to 2 per cent.
 BACKBONE_ERROR_LIMIT = 0.05
+_LARGEST_TRIED = 512  # pixels
 
 
 class Backbone(nn.Module):
@@ -82,6 +83,7 @@ class Backbone(nn.Module):
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.model, found, self.any_size = _build(weights.arch, self.layers, self.image_size)
         self._found, self._elsewhere = found, dict[Size, Found]()
+        self._working: dict[Size, int] = {}
         self.channels = found.channels
         # What is drawn for networks that take any size is the same whatever they are built for.
         size = (224, 224) if self.any_size else self.image_size
@@ -163,6 +165,30 @@ class Backbone(nn.Module):
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         return tuple((int(f.shape[2]), int(f.shape[3])) for f in self(blank))
 
+    @torch.no_grad()
+    def working_bytes(self, size: int) -> int:
+        """Of a square image of ``size`` pixels, the bytes of input and output of the module that has most of both.
+
+        Networks of any size are asked at 224 pixels, and the rest goes by the area.
+        """
+        side = 224 if self.any_size else size
+        if (side, side) not in self._working:
+            found = [0]
+
+            def note(_module: nn.Module, inputs: Any, output: Any) -> None:
+                tensors = [t for t in (*inputs, output) if isinstance(t, Tensor)]
+                found.append(sum(t.nbytes for t in tensors))
+
+            leaves = [module for module in self.model.modules() if next(module.children(), None) is None]
+            hooks = [module.register_forward_hook(note) for module in leaves]
+            try:
+                self._run(self._prepare(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            self._working[side, side] = max(found)
+        return self._working[side, side] * size**2 // side**2
+
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W)")
@@ -183,7 +209,7 @@ def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Fo
     """The pruned architecture, mostly without storage, its layers, and whether images of any size have that layout."""
     model = empty_model(arch)
     check_names(arch, model, names, size)
-    plain = convolutional_layers(arch, model, names, size)
+    plain = convolutional_layers(arch, model, names, _tried(size))
     if plain is not None:
         return model, plain, True
     found = find_layers(arch, names, size)
@@ -197,6 +223,11 @@ def _build(arch: str, names: tuple[str, ...], size: Size) -> tuple[nn.Module, Fo
     return model, found, False
 
 
+def _tried(size: Size) -> Size:
+    """At which size a network of convolutions is looked at: no huge one, since its layers are the same at all."""
+    return min(size[0], _LARGEST_TRIED), min(size[1], _LARGEST_TRIED)
+
+
 def count_channels(arch: str, layers: Sequence[str], size: int) -> int:
     """Channels of all the layers together, for images of ``size`` pixels, without any weights.
 
@@ -208,7 +239,7 @@ def count_channels(arch: str, layers: Sequence[str], size: int) -> int:
         return sum(known[0])
     model = empty_model(arch)
     check_names(arch, model, names, (size, size))
-    plain = convolutional_layers(arch, model, names, (size, size))
+    plain = convolutional_layers(arch, model, names, _tried((size, size)))
     return sum((plain or find_layers(arch, names, (size, size))).channels)
 
 

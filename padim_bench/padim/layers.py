@@ -486,7 +486,10 @@ def _checked(arch: str, model: nn.Module, names: tuple[str, ...], size: Size, op
     for handle in handles:
         handle.remove()
     if small := [layer.name for layer, m in zip(layers, maps, strict=True) if min(m.shape[2:]) < 2]:
-        raise PadimBenchError(f"layer {small[0]} of {arch} has no spatial grid: choose another")
+        raise PadimBenchError(
+            f"layer {small[0]} of {arch} has no spatial grid for images of {size[0]}x{size[1]} pixels: choose another, "
+            "or larger images"
+        )
     return Found(tuple(layers), tuple(int(m.shape[1]) for m in maps), options, frozenset(called))
 
 

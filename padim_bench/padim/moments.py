@@ -19,7 +19,7 @@ from padim_bench.padim.tiling import MEASURED, Tiling, slices
 
 # Of memory for small batches of features: more than malloc ever takes from its heap (32 MB), so that it is the
 # system's again once they are folded.
-_LOT_BYTES = 64 << 20
+LOT_BYTES = 64 << 20
 
 # Positions that are read together, and where moments are folded, their mean (P, D) and scatter (P, D, D).
 Group = tuple[slice, Tensor | None, Tensor | None]
@@ -72,7 +72,7 @@ class TrainingMoments:
         """
         require_finite(selected, self.n)
         size = sum(layer.nbytes for layer in selected)
-        small = size < _LOT_BYTES and not selected[0].is_cuda
+        small = size < LOT_BYTES and not selected[0].is_cuda
         self._pending.append([self._copied(layer) for layer in selected] if small else list(selected))
         self._pending_n += selected[0].shape[1]
         self._pending_bytes += size
@@ -83,7 +83,7 @@ class TrainingMoments:
     def _copied(self, layer: Tensor) -> Tensor:
         """The same values with the same strides, in memory of whole lots."""
         if self._lot.dtype != layer.dtype or len(self._lot) < layer.numel():
-            self._lot = layer.new_empty(_LOT_BYTES // layer.element_size())
+            self._lot = layer.new_empty(LOT_BYTES // layer.element_size())
         flat, self._lot = self._lot[: layer.numel()], self._lot[layer.numel() :]
         order = sorted(range(layer.ndim), key=layer.stride, reverse=True)
         laid = flat.view([layer.shape[i] for i in order]).permute([order.index(i) for i in range(layer.ndim)])

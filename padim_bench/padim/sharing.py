@@ -9,6 +9,7 @@ from math import prod
 import torch
 
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 
 # Batches whose features are held at least before they are folded: to read and write moments costs as much as some.
 FOLDED_BATCHES = 8
@@ -31,6 +32,18 @@ class Cost:
     @property
     def folded(self) -> int:
         return self.moments + self.least
+
+
+def sized_embedding(
+    channels: Sequence[int], grids: Sequence[tuple[int, int]], reduction: str, n_features: int | None, seed: int
+) -> PatchEmbedding:
+    """An embedding as large as that of a reduction; where it projects, with other numbers: their making takes long."""
+    if REDUCTIONS[reduction].projects:
+        total = sum(channels)
+        return PatchEmbedding(
+            tuple(channels), tuple(grids), tuple(range(total)), torch.empty(n_features or total, total)
+        )
+    return reduced_embedding(tuple(channels), tuple(grids), reduction, n_features, seed)
 
 
 def selected_bytes(embedding: PatchEmbedding) -> int:

@@ -40,7 +40,7 @@ class Side:
         """What was run, with all that the other side may differ in."""
         first, seeds = self.records[0], sorted({r.config.model.seed for r in self.records})
         model = first.config.model
-        told = [first.config.model_name, model.protocol.name, model.strategy, model.storage, first.config.weights]
+        told = [first.config.model_name, model.protocol.title, model.strategy, model.storage, first.config.weights]
         told += [one for one in (model.backbone_dtype,) if one != "float32"]
         told += [
             *first.config.extras,
@@ -125,7 +125,13 @@ def _terms(record: RunRecord) -> tuple[str, ...]:
     config, model = record.config, record.config.model
     return (
         *(config.model_name, model.protocol.name, model.strategy, model.storage, config.weights),
-        *(model.backbone_dtype, *config.extras, *_drawn(record), *_titles().get(config.model_name, ())),
+        *(
+            model.protocol.title,
+            model.backbone_dtype,
+            *config.extras,
+            *_drawn(record),
+            *_titles().get(config.model_name, ()),
+        ),
     )
 
 

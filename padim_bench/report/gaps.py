@@ -238,7 +238,7 @@ class _Report:
 
 
 def _invalid(records: Sequence[RunRecord]) -> list[str]:
-    return [f"{r.dataset.category} under {r.config.protocol.name}" for r in records if not r.valid]
+    return [f"{r.dataset.category} under {r.config.protocol.title}" for r in records if not r.valid]
 
 
 def _of(values: Mapping[str, float], column: str, shared: Sequence[str]) -> float | None:

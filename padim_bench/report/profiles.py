@@ -94,7 +94,7 @@ def comparable(records: Sequence[CostRecord]) -> Groups:
         where, threads, protocol = r.environment.gpu or r.environment.cpu, r.config.execution.threads, r.config.protocol
         place = f"{r.dataset.category} of {r.dataset.name}" if several else r.dataset.category
         title = f"{place} on {where}, {threads} thread{'s' if threads > 1 else ''}"
-        title += "" if protocol.name == "paper" else f", protocol {protocol.name}"
+        title += "" if protocol.name == "paper" else f", protocol {protocol.title}"
         groups.setdefault(title + ("" if r.weights.trained else ", untrained"), []).append((i, r))
     return groups
 
@@ -245,7 +245,7 @@ def _captions(records: Sequence[CostRecord]) -> list[str]:
             what = f"{i}, {r.model_title} {r.strategy_title} {r.config.model.storage}"
             lines.append(f"{what}: {r.status}: {r.reason}.")
     lines += dict.fromkeys(f"{r.model_name}: weights {r.weights.label}." for r in records)
-    protocols = dict.fromkeys((r.config.protocol.name, r.config.model.seed) for r in records)
+    protocols = dict.fromkeys((r.config.protocol.title, r.config.model.seed) for r in records)
     lines.append(f"Protocol and seed of the channels: {'; '.join(f'{p}, {s}' for p, s in protocols)}.")
     lines += dict.fromkeys(f"Measured with {machine(r)}; OpenMP: {_openmp(r)}." for r in records)
     loads = [load[0] for r in records if r.load_average for load in vars(r.load_average).values() if load]
@@ -277,7 +277,7 @@ def _csv(records: Sequence[CostRecord]) -> str:
         model = r.config.model
         start = [i, r.dataset.name, r.dataset.category, r.model_name, r.weights.label]
         start += [model.strategy, r.strategy_used or "", model.storage, r.status, str(i in front).lower()]
-        provenance = f"protocol {model.protocol.name}, seed {model.seed}; OpenMP: {_openmp(r)}"
+        provenance = f"protocol {model.protocol.title}, seed {model.seed}; OpenMP: {_openmp(r)}"
         ends = [machine(r), provenance, r.id[:12]]
         if not isinstance(r, MeasuredCost):
             writer.writerow([*start, "reason", "", "", r.reason, "", *ends])

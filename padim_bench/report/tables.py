@@ -313,9 +313,15 @@ def shared_facts(records: Sequence[RunRecord], values: pd.DataFrame) -> tuple[st
     sizes = dict.fromkeys(size for r in records for size in r.dataset.image_sizes)
     image_level = dict.fromkeys(r.dataset.category for r in records if not r.dataset.has_masks)
     weights = {r.weights.label: r.weights.note for r in records}
-    protocols = list(dict.fromkeys(r.config.protocol.name for r in records))
+    protocols = list(dict.fromkeys(r.config.protocol.title for r in records))
+    compared = [
+        r.dataset.resolution.removeprefix(f"{r.config.protocol.name}-")
+        if r.config.protocol.of_another_size
+        else r.dataset.resolution
+        for r in records
+    ]
     facts = [
-        f"protocol {', '.join(protocols)}; pixels compared at {distinct([r.dataset.resolution for r in records])}"
+        f"protocol {', '.join(protocols)}; pixels compared at {distinct(compared)}"
         if len(protocols) <= 5
         else f"{len(protocols)} protocols, all of whose choices are in the records",
         f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",

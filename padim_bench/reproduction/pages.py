@@ -8,7 +8,7 @@ from pathlib import Path
 
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import write_bytes, write_text
-from padim_bench.protocols import get_protocol
+from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
 from padim_bench.report.index import DETAILS, REPORT, SPEED, index_page
 from padim_bench.report.page import Page
@@ -26,6 +26,11 @@ def make_pages(names: Iterable[str], evidence: Evidence, choice: Choice) -> list
     """Those of the named pages that the evidence makes, in that order."""
     made = (kind_of(name).page(name, evidence, choice) for name in names)
     return [page for page in made if page is not None]
+
+
+def folder_of(results: Path, protocol: Protocol) -> Path:
+    """Where pages go: those of a protocol at another size than its own to a folder of theirs."""
+    return results / protocol.name if protocol.of_another_size else results
 
 
 def write_page(page: Page, out: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from padim_bench.report.render import summary
 from padim_bench.report.spec import load_toml
 from padim_bench.reproduction.kinds import Choice, WantedRuns, kind_of
 from padim_bench.reproduction.measured import Measuring
-from padim_bench.reproduction.pages import make_pages, others_there, write_index, write_page
+from padim_bench.reproduction.pages import folder_of, make_pages, others_there, write_index, write_page
 from padim_bench.reproduction.weights import FoundWeights, find_weights, members
 from padim_bench.runs.plan import Settings, plan, plan_scenes
 from padim_bench.runs.runner import Outcome, RunsFailedError, run
@@ -106,7 +106,8 @@ def reproduce(
     Args:
         names: from ``report_names()``.
         categories: those present.
-        results: records go to ``records/``, tables to ``tables/``, figures to ``figures/``, an index to ``README.md``.
+        results: records go to ``records/``, tables to ``tables/``, figures to ``figures/``, an index to ``README.md``;
+            all but records to :func:`~padim_bench.reproduction.pages.folder_of` it.
         choice: the protocol, how many channel seeds, 0 and up, in every table (0 for what each spec says), and the
             dtype of the backbones.
         settings: where and how.
@@ -171,8 +172,10 @@ def reproduce(
         if name not in {page.name for page in pages}:
             why = "; ".join(f"{title} {reason}" for title, reason in absent[name].items())
             on_message(f"{name}: not written: {why or 'no run of it has numbers'}")
-    files = {page.name: write_page(page, results) for page in pages}
-    write_index([*pages, *others_there(results, files, on_message)], results, results)
+    out = folder_of(results, choice.protocol)
+    files = {page.name: write_page(page, out) for page in pages}
+    others = others_there(results, files, on_message) if out == results else []
+    write_index([*pages, *others], results, out)
     if unreadable is not None:
         raise unreadable
     return Reproduction(tuple(pages), files, tuple(outcomes), absent, failed)
@@ -218,8 +221,8 @@ def _say_what_will_be(
         usual = Choice(get_protocol("paper"), choice.seeds, choice.backbone_dtype)
         if fixed := [name for name in wanted if kind_of(name).wanted(name, usual, brief) == wanted[name]]:
             on_message(
-                f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol, --compare-at and --bits "
-                "say"
+                f"{', '.join(fixed)}: made under protocols of their own, whatever --protocol and options of "
+                "its choices say"
             )
     if choice.backbone_dtype != "float32" and (timed := [name for name, runs in wanted.items() if not runs]):
         on_message(f"{', '.join(timed)}: measured with the backbone in float32, whatever --backbone-dtype says")

@@ -9,8 +9,8 @@ state, P * D^2 numbers whatever the number of images, are counted where they can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
@@ -24,9 +24,12 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.evaluation import BYTES_PER_PIXEL
 from padim_bench.padim.config import PADIM
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.footprint import NETWORK, Need, Network, at_worst, fit_work, smaller, told
 from padim_bench.padim.half import multiplies
+from padim_bench.padim.model import COMPUTE_DTYPES
+from padim_bench.padim.moments import LOT_BYTES
 from padim_bench.padim.reduction import REDUCTIONS, WHOLE, reduced_embedding
-from padim_bench.padim.sharing import selected_bytes, share
+from padim_bench.padim.sharing import moments_bytes, selected_bytes, share, sized_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, get_strategy
 from padim_bench.records.config import RunConfig
 from padim_bench.runs.features import union_of_channels
@@ -107,10 +110,23 @@ class Layouts:
         names, reduction, n_features, seed, *_ = one
         channels = tuple(self._channels[name] for name in names)
         grids = tuple(self._grids[name] for name in names)
-        if REDUCTIONS[reduction].projects:  # whose making takes long
-            total = sum(channels)
-            return PatchEmbedding(channels, grids, tuple(range(total)), torch.empty(n_features or total, total))
-        return reduced_embedding(channels, grids, reduction, n_features, seed)
+        return sized_embedding(channels, grids, reduction, n_features, seed)
+
+    def copied_bytes(self, config: RunConfig, names: Members, kept: Mapping[str, Tensor], n: int) -> int:
+        """Of ``n`` images' features, what is copied for one member out of the channels ``kept`` of each layer.
+
+        The largest layer is read where it lies if all that is held of it is the member's; few images' are copied.
+        """
+        one = self.one(key(config, names))
+        whole = n * selected_bytes(one)
+        if one.projection is not None or config.trained is not None or whole < LOT_BYTES:
+            return whole
+        seen = sum(
+            4 * n * len(own) * prod(grid)
+            for name, grid, own in zip(names, one.layer_grids, one.local_channels, strict=True)
+            if prod(grid) == one.n_positions and len(own) == len(kept[name])
+        )
+        return whole - seen
 
     def state_bytes(self, config: RunConfig, n: int) -> int:
         """Of what the configuration stores, fitted to ``n`` images."""
@@ -151,6 +167,7 @@ class Plan:
         groups: of configurations, one after the other; all in one where everything is held.
         needed: bytes that are held at most.
         exact: per resolution of the masks, whether maps are held for exact pixel metrics.
+        map_bytes: per resolution, what these take.
     """
 
     whole: int
@@ -158,6 +175,7 @@ class Plan:
     groups: tuple[Group, ...]
     needed: int
     exact: dict[tuple[object, ...], bool]
+    map_bytes: dict[tuple[object, ...], int]
 
 
 def plan_unit(unit: ImageUnit, session: Session) -> Plan:
@@ -182,10 +200,11 @@ def plan_unit(unit: ImageUnit, session: Session) -> Plan:
         return max(max(n_train, n_used) * selected + own, pca, map_bytes(config) + own)
 
     size = unit.configs[0].protocol.size
+    of_maps = {choices: BYTES_PER_PIXEL * n for choices, n in pixels.items()}
     whole = (n_train + n_test) * (3 * size**2 + layouts.kept_bytes(unit.configs)) + max(map(alone, unit.configs))
     if whole <= limit:
         everything = Group(unit.configs, {}, tested_held=True, needed=whole)
-        return Plan(whole, True, (everything,), whole, dict.fromkeys(pixels, True))
+        return Plan(whole, True, (everything,), whole, dict.fromkeys(pixels, True), of_maps)
 
     exact = {choices: BYTES_PER_PIXEL * n <= max(limit // 2, HISTOGRAM_BYTES) for choices, n in pixels.items()}
     for config in unit.configs:
@@ -215,7 +234,7 @@ def plan_unit(unit: ImageUnit, session: Session) -> Plan:
         return Group(tuple(configs), dict(zip(keys(configs), rooms, strict=True)), tested_held, used + test_bytes)
 
     groups = in_groups(unit.configs, group, limit)
-    return Plan(whole, False, groups, max(g.needed for g in groups), exact)
+    return Plan(whole, False, groups, max(g.needed for g in groups), exact, of_maps)
 
 
 def in_groups(
@@ -269,8 +288,80 @@ def statements(unit: ImageUnit, session: Session) -> list[str]:
     return lines
 
 
-def told(n_bytes: int) -> str:
-    """Bytes for people."""
-    if n_bytes >= 1 << 30:
-        return f"{n_bytes / (1 << 30):.1f} GiB"
-    return f"{n_bytes / (1 << 20):.3g} MiB"
+def need_of(unit: ImageUnit, session: Session, before: int = 0) -> Need:
+    """What the process takes for the unit's heaviest configuration, beside what it holds already.
+
+    ``before`` are bytes of features that the unit before may have left, which stay within the limit.
+    """
+    plan, layouts, settings = plan_unit(unit, session), Layouts(unit, session), unit.settings
+    n_train, n_test = len(unit.category.train), len(unit.category.test)
+    network, threads = network_of(unit, session), settings.execution.threads
+    kept = layouts.kept(unit.configs)
+    images = (n_train + n_test) * 3 * unit.configs[0].protocol.size ** 2
+    features = (n_train + n_test) * layouts.kept_bytes(unit.configs)
+    features += max(0, min(before, settings.memory_limit - plan.whole))
+
+    def need(config: RunConfig) -> Need:
+        n = count_of(config.trained, n_train)
+        state = layouts.state_bytes(config, n)
+        parts = [(names, layouts.one(key(config, names))) for names in members(config)]
+        work = {NETWORK: network.room(fit_work(n, max(one.n_features for _, one in parts), threads))}
+        what = f"{unit.category.name}, {_model_of(config)}"
+        if not plan.held:
+            (group,) = [group for group in plan.groups if config in group.configs]
+            beside = {"features, moments and maps": group.needed}
+            left = state - consumed(group, layouts, config, state)
+            return at_worst(what, beside | {NETWORK: network.bytes}, beside | work | {"state": left})
+        held = {"images": images, "features": features}
+        copied = sum(layouts.copied_bytes(config, names, kept, max(n_train, n)) for names, _ in parts)
+        channels = max(layouts.whole(names).n_features for names, _ in parts)
+        pca = _PCA_BYTES_PER_CHANNEL * n_train * channels if REDUCTIONS[config.model.reduction].learned else 0
+        return at_worst(
+            what,
+            held | {NETWORK: network.bytes},
+            held | work | {"components": pca},
+            held | work | {"features": features + copied, "state": state},
+            held | work | {"maps": plan.map_bytes[config.protocol.mask_choices] * has_maps(config), "state": state},
+        )
+
+    heaviest, config = max(((need(config), config) for config in unit.configs), key=lambda found: found[0].bytes)
+    return replace(heaviest, mends=mends(heaviest, config, layouts, count_of(config.trained, n_train)))
+
+
+def consumed(group: Group, layouts: Layouts, config: RunConfig, state: int) -> int:
+    """Of the moments that a group counts, bytes that go as the state of ``config`` comes: where no other needs them."""
+    alone = [key(config, names) for names in members(config)]
+    uses = [key(other, names) for other in group.configs for names in members(other)]
+    if any(uses.count(one) > 1 or group.room[one] is None for one in alone):
+        return 0
+    dtype = COMPUTE_DTYPES[config.model.compute_dtype]
+    moments = sum(moments_bytes(e.n_positions, e.n_features, dtype) for e in map(layouts.one, alone))
+    return min(moments, state)
+
+
+def network_of(unit: Unit, session: Session) -> Network:
+    """What the unit's network takes while it runs."""
+    size, batch_size = unit.configs[0].protocol.size, unit.settings.execution.batch_size
+    return Network.of(session.backbone(unit).working_bytes(size), batch_size)
+
+
+def _model_of(config: RunConfig) -> str:
+    if config.model.method != PADIM:
+        return config.model_name
+    return f"{config.model_name} {config.model.strategy} {config.model.storage}"
+
+
+def mends(need: Need, config: RunConfig, layouts: Layouts, n: int) -> tuple[tuple[str, int | None], ...]:
+    """What makes a configuration of ``n`` training images smaller, with all that it then takes where that is known."""
+    found, state = list[tuple[str, int | None]](), need.parts.get("state", 0)
+    if config.model.method == PADIM and state > need.bytes // 4:
+        whole = layouts.state_bytes(config, n)
+        for how, strategy, storage in smaller(config.model.strategy, config.model.storage):
+            other = replace(config, model=replace(config.model, strategy=strategy, storage=storage))
+            if (total := need.bytes - whole + layouts.state_bytes(other, n)) < need.bytes:
+                found.append((how, total))
+        found.append(("fewer --n-features", None))
+    found.append(("a smaller --crop", None))
+    if state < need.bytes // 2:
+        found.append(("a lower --memory-limit or --batch-size", None))
+    return tuple(found)

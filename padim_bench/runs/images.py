@@ -21,13 +21,14 @@ from padim_bench.maps.saving import MapWriter
 from padim_bench.metrics.pro_variants import PRO_VARIANTS
 from padim_bench.metrics.summary import f1_thresholds
 from padim_bench.padim.embedding import PatchEmbedding
+from padim_bench.padim.footprint import Need
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.facts import used
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
 from padim_bench.runs.bank import HeldBank, StreamedBank, open_bank
-from padim_bench.runs.budget import members, plan_unit, statements
+from padim_bench.runs.budget import members, need_of, plan_unit, statements
 from padim_bench.runs.gallery import GalleryWriter, gallery_of
 from padim_bench.runs.methods import Fitted, fit, has_maps, score
 from padim_bench.runs.result import Result, make_record, rounded
@@ -93,6 +94,9 @@ class ImageUnit:
         if any(config.trained is not None and config.trained.n == 1 for config in self.configs):
             alone.append(f"draws of one image: {ONE_IMAGE}")
         return alone + statements(self, session)
+
+    def need(self, session: Session, before: int) -> Need:
+        return need_of(self, session, before)
 
     def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """Of records with pixel metrics from histograms, those whose maps this limit would hold."""

@@ -12,10 +12,12 @@ from pathlib import Path
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import check_writable
 from padim_bench.machine.progress import Progress
+from padim_bench.padim.footprint import Need, check_fits, statement
 from padim_bench.records.config import RunConfig
 from padim_bench.records.files import as_read, read_records, write_record
 from padim_bench.records.runs import RunRecord
 from padim_bench.runs.executors import done_elsewhere, n_workers
+from padim_bench.runs.processes import Processes
 from padim_bench.runs.session import Session
 from padim_bench.runs.together import run_together, together
 from padim_bench.runs.travel import Failure, LostError, WorkerDiedError
@@ -125,7 +127,8 @@ def run(
         kept = [outcomes[config] for unit in units for config in unit.configs if config in outcomes]
         return RunsFailedError(message, [unit for unit, _ in failures], kept)
 
-    for line in dict.fromkeys(line for unit in todo for line in unit.statements(session)):
+    taken = [_checked_need(todo, session, executor)] if todo else []
+    for line in dict.fromkeys([*(line for unit in todo for line in unit.statements(session)), *taken]):
         on_message(line)
     try:
         with Progress(sum(unit.steps(session) for unit in todo), enabled=show_progress) as progress:
@@ -158,6 +161,20 @@ def run(
     except KeyboardInterrupt as error:
         raise Interrupted(len(outcomes), total) from error
     return [outcomes[config] for unit in units for config in unit.configs]
+
+
+def _checked_need(todo: Sequence[Unit], session: Session, executor: Executor | None) -> str:
+    """A line on the memory that the heaviest unit will take. Raises PadimBenchError where it cannot fit here."""
+    needs, before = list[Need](), 0
+    for unit in todo:
+        needs.append(unit.need(session, before))
+        before = needs[-1].parts.get("features", 0)
+    heaviest, here = max(needs, key=lambda need: need.bytes), executor is None or isinstance(executor, Processes)
+    processes = 1 if executor is None else min(n_workers(executor), len(todo))
+    device = todo[0].settings.execution.device
+    if here:
+        check_fits(heaviest, processes, device=device)
+    return statement(heaviest, processes, device=device)
 
 
 def _finished(unit: Unit, existing: dict[str, tuple[Path, RunRecord]], session: Session) -> dict[RunConfig, Outcome]:

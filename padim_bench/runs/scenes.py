@@ -28,13 +28,14 @@ from padim_bench.machine.torch_settings import stopwatch
 from padim_bench.metrics.roc import StreamingROC
 from padim_bench.metrics.summary import compute_metrics
 from padim_bench.padim.backbones import Backbone
+from padim_bench.padim.footprint import NETWORK, Need, at_worst, fit_work, told
 from padim_bench.padim.model import COMPUTE_DTYPES
 from padim_bench.padim.moments import TrainingMoments
 from padim_bench.padim.sharing import NEVER, Cost, share, training_cost
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.runs import Extra, RunDataset, RunRecord
-from padim_bench.runs.budget import HISTOGRAM_BYTES, Group, Key, Layouts, in_groups, key, told
+from padim_bench.runs.budget import HISTOGRAM_BYTES, Group, Key, Layouts, consumed, in_groups, key, network_of
 from padim_bench.runs.methods import fit, score
 from padim_bench.runs.result import Result, make_record
 from padim_bench.runs.session import Session
@@ -113,6 +114,25 @@ class SceneUnit:
             f"{', '.join(how)}; about {told(needed)} needed beside the model"
         ]
 
+    def need(self, session: Session, before: int) -> Need:
+        try:
+            n = session.n_frames(self.scene.train, self.configs[0].every)
+        except PadimBenchError:  # running it will say so
+            return Need(self.place, {})
+        layouts, network = Layouts(self, session), network_of(self, session)
+        threads = self.settings.execution.threads
+
+        def need(group: Group) -> Need:
+            states = {config: layouts.state_bytes(config, n) for config in group.configs}
+            left = max(states.values()) - sum(consumed(group, layouts, c, state) for c, state in states.items())
+            d = max(layouts.whole(config.layers).n_features for config in group.configs)
+            beside = {"features, moments and states": group.needed + min(0, left)}
+            work = {NETWORK: network.room(fit_work(1, d, threads))}
+            what = f"{self.place}, {self.weights.arch}"
+            return at_worst(what, beside | {NETWORK: network.bytes}, beside | work | {"state": max(0, left)})
+
+        return replace(max(map(need, plan_scene(self, session)), key=lambda one: one.bytes), mends=_MENDS)
+
     def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """None: a scene's pixels are always counted into histograms."""
         return 0
@@ -143,6 +163,9 @@ class SceneUnit:
             yield
         except PadimBenchError as error:
             raise PadimBenchError(f"{self.place}: {error}") from error
+
+
+_MENDS = (("fewer --n-features", None), ("a smaller --crop", None), ("a lower --memory-limit", None))
 
 
 def dataset_name(scene: Scene) -> str:

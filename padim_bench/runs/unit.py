@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from padim_bench.machine.progress import Progress
 from padim_bench.machine.torch_settings import full_precision, torch_threads
+from padim_bench.padim.footprint import Need
 from padim_bench.padim.weights import Weights
 from padim_bench.records.config import RunConfig
 from padim_bench.records.runs import RunRecord
@@ -59,6 +60,9 @@ class Unit(Protocol):
 
     def statements(self, session: Session) -> list[str]:
         """Lines to say before it runs, on what does not fit the memory limit."""
+
+    def need(self, session: Session, before: int) -> Need:
+        """What the process will take beside what it holds already, and ``before`` bytes of features left to it."""
 
     def needlessly_rough(self, records: Mapping[RunConfig, RunRecord], session: Session) -> int:
         """How many of its records have error bounds that this memory limit would not need."""

@@ -70,8 +70,6 @@ def heat_map(
     """
     height, width = picture.shape[:2]
     rows, columns = original_crop((width, height), protocol)
-    rows = slice(rows.start, max(rows.stop, rows.start + 1))
-    columns = slice(columns.start, max(columns.stop, columns.start + 1))
     out = picture.astype(np.float64)
     inside = out[rows, columns].copy()
     out *= _DIMMED

@@ -21,8 +21,9 @@ from padim_bench.data.transforms import decode_image, prepare_image, read_bytes
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import cannot_write, make_folder
 from padim_bench.maps.files import write_map
+from padim_bench.padim.footprint import NETWORK, Need, Network, fit_work
 from padim_bench.using.finding import Found
-from padim_bench.using.heat import Scale, heat_map, picture_of, write_picture
+from padim_bench.using.heat import LARGEST, Scale, heat_map, picture_of, write_picture
 
 if TYPE_CHECKING:
     from padim_bench.padim.model import PaDiM
@@ -61,6 +62,20 @@ class Prediction:
 class _Read(NamedTuple):
     pixels: NDArray[np.uint8]  # (3, S, S), for the model
     picture: NDArray[np.uint8]  # (H, W, 3), to look at
+
+
+MENDS = (("a model of fewer --n-features or --storage float16", None), ("a smaller --batch-size", None))
+
+
+def need_of(model: PaDiM, what: str, batch_size: int, threads: int) -> Need:
+    """What predicting takes beside the model, whatever the number of images."""
+    size, d = model.config.protocol.size, model.gaussians.embedding.n_features
+    network = Network.of(model.backbone.working_bytes(size), batch_size)
+    pictures = 2 * batch_size * 3 * (size**2 + LARGEST**2)
+    # To draw heat over a picture takes numbers in float64 of all its pixels, a few times.
+    drawn = threads * 12 * 8 * LARGEST**2
+    working = max(network.bytes, network.room(fit_work(1, d, threads)))
+    return Need(what, {NETWORK: working, "pictures": pictures + drawn}, MENDS)
 
 
 def predict(

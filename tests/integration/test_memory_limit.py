@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import CommandLine, assert_refused, record_files
+from support import CommandLine, assert_refused, lines_said, record_files
 
 from padim_bench import PaDiM, PadimBenchError, evaluate, load_images
 from padim_bench.data.loading import split_digest
@@ -118,12 +118,12 @@ def test_what_will_be_streamed_is_said_in_a_line_and_what_fits_is_not(
     cli: CommandLine, many: Path, tmp_path: Path
 ) -> None:
     command = (*RUN, "--data", many, "--n-features", 20)
-    said = cli(*command, "--results", tmp_path / "a", "--memory-limit", "10MB").err.splitlines()
+    said = lines_said(cli(*command, "--results", tmp_path / "a", "--memory-limit", "10MB").err)
     assert len(said) == 1
     assert said[0].startswith("bottle, resnet18: 40 training and 6 test images would take ")
     assert "over the limit of 9.54 MiB (--memory-limit)" in said[0]
     assert "MiB needed" in said[0]
-    assert cli(*command, "--results", tmp_path / "b").err == ""
+    assert lines_said(cli(*command, "--results", tmp_path / "b").err) == []
 
 
 @pytest.mark.parametrize("size", ["2 lightyears", "0", "-3MB", "GiB", "nan"])
@@ -177,6 +177,27 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     (record,) = _records(more)
     assert record["memory"]["images"] == "streamed"
     assert peaks[1] - peaks[0] < limit
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted otherwise elsewhere")
+@pytest.mark.parametrize(
+    "options", [("--n-features", 20), ("--n-features", 200, "--resize", 320)], ids=["0.8 GB", "1.6 GB"]
+)
+def test_what_is_said_to_be_taken_is_taken(tiny: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+    """In a fresh process, within a factor of 1.35 either way of what its record says that it took at most."""
+    command = (*RUN, "--data", tiny, "--categories", "bottle", *options, "--results", tmp_path, "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "padim_bench", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PADIM_BENCH_")},
+    )
+    (line,) = [line for line in done.stderr.splitlines() if " of memory: the program " in line]
+    number, unit = line.partition(": about ")[2].split()[:2]
+    said = float(number) * {"MiB": 1 << 20, "GiB": 1 << 30}[unit]
+    taken = json.loads(done.stdout)["runs"][0]["memory_bytes"]
+    assert said / 1.35 < taken < said * 1.35, line
 
 
 _ADDED = """

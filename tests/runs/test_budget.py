@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from padim_bench.padim.footprint import told
 from padim_bench.padim.sharing import Cost, share
-from padim_bench.runs.budget import told
 
 costs = st.lists(
     st.builds(

@@ -141,7 +141,8 @@ def test_models_that_do_not_fit_the_limit_together_take_turns_and_a_line_says_so
     tight, said = replace(SETTINGS, memory_limit=LIMIT), list[str]()
     together = run(plan_scenes(scenes[:1], models, tight), tmp_path / "together", on_message=said.append)
     assert sum(passes) == len(models) * (TRAIN + TEST)
-    (line,) = said
+    line, taken = said
+    assert " of memory: the program " in taken
     what = "scene 01, resnet18: features of 16 training frames, histograms and states of 5 models would take"
     assert line.startswith(f"{what} 16")
     assert "over the limit of 35 MiB (--memory-limit): in 5 groups with a pass each; about 3" in line
@@ -159,7 +160,8 @@ def test_models_that_fit_the_limit_folded_share_a_pass(
     tight = Settings(Execution(batch_size=1), memory_limit=2 * HISTOGRAM_BYTES + 26_000)
     folded = run(plan_scenes(scenes[:1], models, tight), tmp_path / "folded", on_message=said.append)
     assert sum(passes) == TRAIN + TEST
-    (line,) = said
+    line, taken = said
+    assert " of memory: the program " in taken
     assert "(--memory-limit): folded into running moments; about" in line
     for one, other in zip(free, folded, strict=True):
         scores = [[score.score for score in outcome.record.scores] for outcome in (one, other)]
@@ -293,7 +295,8 @@ def test_a_model_that_cannot_be_fitted_costs_no_other(
     said: list[str] = []
     outcomes = run(plan_scenes(scenes[:1], models, SETTINGS), tmp_path, on_message=said.append)
     assert [outcome.record.status for outcome in outcomes] == ["ok"] * 4 + ["invalid"]
-    assert said == ["scene 01 R18-Rd4 whitening: INVALID: wrong on this machine"]
+    told = [line for line in said if " of memory: the program " not in line]
+    assert told == ["scene 01 R18-Rd4 whitening: INVALID: wrong on this machine"]
     assert (outcomes[-1].record.scores, outcomes[-1].record.dataset.n_test) == ((), 0)
 
 
