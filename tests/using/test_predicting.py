@@ -16,7 +16,10 @@ from PIL import Image
 
 from padim_bench import PaDiM, PadimBenchError
 from padim_bench.cli import main
+from padim_bench.data.samples import Sample
+from padim_bench.evaluation import load_images
 from padim_bench.protocols import get_protocol
+from padim_bench.records.canonical import plain
 from padim_bench.using import predicting
 from padim_bench.using.finding import Found, find_images
 from padim_bench.using.heat import heat_map, picture_of
@@ -95,6 +98,36 @@ def test_images_of_any_size_and_mode_are_scored_and_unreadable_ones_named_skippe
     assert document["threshold"]["n_images"] == 8
     assert [i["score"] is None for i in document["images"]].count(True) == 1
     assert len(document["images"]) == 8
+
+
+def test_every_choice_of_a_model_that_run_has_is_kept_in_the_file_and_used_by_predict(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved, out = tmp_path / "chosen.safetensors", tmp_path / "out"
+    images = str(model.parent)
+    choices = ["--half-products", "native", "--backbone-dtype", "bfloat16", "--compute-dtype", "float32"]
+    choices += ["--storage", "float16", "--strategy", "whitening", "--reduction", "stratified", "--n-features", "9"]
+    choices += ["--layers", "layer1+layer2", "--epsilon", "0.02", "--sigma", "2", "--bits", "12", "--seed", "3"]
+    given = ["fit", "--images", images, "--backbone", "resnet18", "--weights", "random", "--save", str(saved)]
+    assert main([*given, *choices, "--folds", "1", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)["config"]
+    loaded = PaDiM.load(saved)
+    assert told == json.loads(json.dumps(plain(loaded.config)))
+    assert (loaded.config.half_products, loaded.config.compute_dtype) == ("native", "float32")
+    assert (loaded.config.backbone_dtype, loaded.backbone.dtype) == ("bfloat16", "bfloat16")
+    assert (loaded.config.storage, loaded.config.strategy, loaded.config.reduction) == (
+        *("float16", "whitening", "stratified"),
+    )
+    assert (loaded.config.layers, loaded.config.n_features, loaded.config.seed) == (("layer1", "layer2"), 9, 3)
+    protocol = loaded.config.protocol
+    assert (protocol.epsilon, protocol.maps.sigma, protocol.images.bits) == (0.02, 2.0, 12)
+    assert main(["predict", str(saved), str(model.parent / "0.png"), "--out", str(out)]) == 0
+    sample = Sample(model.parent / "0.png", 0, "good")
+    (batch,) = load_images([sample], protocol, 1)
+    assert float(table(out)[0]["score"]) == pytest.approx(float(loaded.score(batch)[1][0]), rel=1e-5)
+    # One model is one file.
+    assert main([*given, "--strategy", "whitening,dual"]) == 2
+    assert "--strategy: one model is made at a time: give one value" in capfd.readouterr().err
 
 
 def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
