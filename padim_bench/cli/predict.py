@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
 def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     """Predicts, and says what is over the threshold. Raises PadimBenchError at the end if files could not be read."""
     from padim_bench.data.notes import Notes
-    from padim_bench.using.finding import find_images
+    from padim_bench.using.finding import SCORES, find_images
 
     if not 0 <= arguments.quantile <= 1:
         raise PadimBenchError(f"--quantile {arguments.quantile:g}: choose 0 to 1, as 0.99")
@@ -61,7 +61,7 @@ def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
     from padim_bench.padim.model import PaDiM
-    from padim_bench.using.predicting import SCORES, predict
+    from padim_bench.using.predicting import predict
 
     notes, done = Notes(), list[Any]()
     with torch_threads(threads), Progress(len(found), stage="predicting") as progress:

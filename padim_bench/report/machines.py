@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from padim_bench.records.facts import Recorded, machine_name
 from padim_bench.report.page import NONE, Grid, Page, csv_text
 
-MACHINE = "Machine"
+MACHINE, AND = "Machine", " and "
 
 
 def by_machine(page: Page) -> Page:
@@ -36,19 +37,24 @@ def _with_machines(grid: Grid, named: Mapping[str, str]) -> Grid:
 
 
 def _of_row(grid: Grid, i: int, named: Mapping[str, str]) -> str:
-    """Its machine, or several; where numbers of the row differ in theirs, of each column."""
-    whole = _machines(grid.of_rows.get(i, ()), named)
-    by_column: dict[str, list[str]] = {}
+    """Its machine, or several; where numbers of the row differ in theirs, each with its columns, but for means."""
+    if whole := _machines(grid.of_rows.get(i, ()), named):
+        return whole
+    by_machines: dict[str, list[str]] = {}
     for (row, column), source in sorted(grid.sources.items(), key=lambda item: item[0]):
         if row == i:
-            by_column.setdefault(_machines(source.records, named), []).append(grid.header[column])
-    if whole or len(by_column) < 2:
-        return whole or next(iter(by_column), "")
-    return "; ".join(f"{', '.join(columns)}: {machines}" for machines, columns in by_column.items())
+            title = re.sub(r"(: ours)?( \(\d+ of \d+\))?$", "", grid.header[column])
+            by_machines.setdefault(_machines(source.records, named), []).append(title)
+    alone = {machines: columns for machines, columns in by_machines.items() if AND not in machines}
+    if len(by_machines) < 2 or not alone:
+        return AND.join(by_machines)
+    of_several = {one for machines in by_machines for one in machines.split(AND)} - alone.keys()
+    told = alone if not of_several else by_machines
+    return "; ".join(f"{machines}: {', '.join(columns)}" for machines, columns in told.items())
 
 
 def _machines(records: Iterable[str], named: Mapping[str, str]) -> str:
-    return " and ".join(dict.fromkeys(named[one] for one in records if one in named))
+    return AND.join(dict.fromkeys(named[one] for one in records if one in named))
 
 
 def _csv_with_machines(text: str, short: Mapping[str, str]) -> str:

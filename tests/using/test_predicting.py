@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import threading
+import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -180,6 +184,72 @@ def test_ten_thousand_images_are_read_no_further_than_two_batches_ahead_and_what
     going.close()  # as Ctrl-C does
     assert len(table(tmp_path / "out")) == 8
     assert len(list((tmp_path / "out").glob("*.png"))) == 8
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: Path, tmp_path: Path) -> None:
+    image = put(tmp_path / "a.png", Image.fromarray(drawn(256, 256, 3)))
+    found = [Found(image, Path(f"{i % 7}")) for i in range(240)]
+    loaded, process = PaDiM.load(model), psutil.Process()
+    going = predicting.predict(loaded, found, tmp_path / "out", threshold=1.0, maps=True, batch_size=4)
+    for _ in islice(going, 40):
+        pass
+    before = process.memory_info().rss
+    assert len(list(going)) == 200
+    # One picture and one map of each image held would be 80 MB.
+    assert process.memory_info().rss - before < 40_000_000
+
+
+def test_ctrl_c_in_the_middle_leaves_a_whole_table_of_what_was_done(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image, out = put(tmp_path / "images" / "0.png", Image.fromarray(drawn(300, 300, 3))), tmp_path / "out"
+    for i in range(1, 600):
+        (image.parent / f"{i}.png").hardlink_to(image)
+
+    def interrupt() -> None:
+        until = time.monotonic() + 100
+        while time.monotonic() < until and not (out / "1.png").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    assert main(["predict", str(model), str(image.parent), "--out", str(out), "--batch-size", "4"]) == 130
+    waiting.join()
+    rows = table(out)
+    assert 0 < len(rows) < 600
+    assert all(float(row["score"]) > 0 and (out / row["heat_map"]).exists() for row in rows)
+    assert f"{len(rows)} of 600 images are done" in capfd.readouterr().err
+    assert [path.name for path in out.iterdir() if path.suffix not in {".png", ".csv"}] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_of_any_characters_are_cells_of_the_table_and_none_is_a_formula(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("=1+1.png", "./-2.png", "@a.png", "a, b.png", 'a"b.png', "a\nb.png", "größe 寸.png", "a.PNG")
+    for name in names:
+        put(tmp_path / name, Image.new("L", (9, 9)))
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(model), *names, "--out", "out"]) == 0
+    rows = table(tmp_path / "out")
+    assert [row["image"].removeprefix("./") for row in rows] == [name.removeprefix("./") for name in names]
+    for row in rows:
+        assert not {row["image"][0], row["heat_map"][0]} & set("=+-@")
+        assert (tmp_path / row["image"]).is_file()
+        assert (tmp_path / "out" / row["heat_map"]).is_file()
+    assert len({row["heat_map"] for row in rows}) == len(names)
+
+
+def test_results_are_never_images_to_look_at_and_never_written_over_one(model: Path, tmp_path: Path) -> None:
+    image = put(tmp_path / "images" / "a.tiff", Image.new("L", (9, 9), 7))
+    for out in ("first", "second"):
+        command = ["predict", str(model), str(image.parent), "--out", str(image.parent / out), "--maps"]
+        assert main(command) == 0
+        assert [row["image"] for row in table(image.parent / out)] == [image.as_posix()]
+    before = image.read_bytes()
+    assert main(["predict", str(model), str(image), "--out", str(image.parent), "--maps"]) == 2
+    assert image.read_bytes() == before
 
 
 def test_names_that_clash_are_kept_apart_and_an_image_named_twice_is_one(tmp_path: Path) -> None:
