@@ -28,9 +28,9 @@ def by_machine(page: Page) -> Page:
 
 
 def _with_machines(grid: Grid, named: Mapping[str, str]) -> Grid:
-    """A grid of whose rows none is known to be of any record stays as it is."""
+    """A grid of whose rows none is known to be of any record stays as it is, and one whose cells name them already."""
     told = [_of_row(grid, i, named) for i in range(len(grid.rows))]
-    if not any(told):
+    if all(any(machines in cell for cell in row) for row, machines in zip(grid.rows, told, strict=True)):
         return grid
     rows = [[*row, machines or NONE] for row, machines in zip(grid.rows, told, strict=True)]
     return replace(grid, header=[*grid.header, MACHINE], rows=rows)
