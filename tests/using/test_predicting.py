@@ -207,8 +207,8 @@ def test_ctrl_c_in_the_middle_leaves_a_whole_table_of_what_was_done(
         (image.parent / f"{i}.png").hardlink_to(image)
 
     def interrupt() -> None:
-        until = time.monotonic() + 100
-        while time.monotonic() < until and not (out / "1.png").exists():
+        until, rows = time.monotonic() + 100, out / "scores.csv"
+        while time.monotonic() < until and not (rows.exists() and rows.read_text().count("\n") > 4):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
