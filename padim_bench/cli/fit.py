@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from padim_bench.cli.options import (
     DATA_VARIABLE,
+    add_details,
     add_json,
     add_layout,
     add_machine,
+    add_models,
     add_protocol,
-    check_device,
+    add_reading,
+    check_one_model,
     data_root,
     open_categories,
     run_protocol,
-    thread_count,
+    run_settings,
 )
 from padim_bench.cli.output import Output, say
-from padim_bench.cli.parsing import Commands, add_option, features, names, positive, real, seed, size_in_bytes
+from padim_bench.cli.parsing import Commands, add_option, names, positive
 from padim_bench.errors import PadimBenchError
 
 if TYPE_CHECKING:
@@ -39,26 +42,13 @@ def add_to(commands: Commands) -> None:
         parser, "--category", "--categories", type=names, dest="categories", metavar="NAME", help="of --data, one"
     )
     add_layout(parser, single=True)
-    parser.add_argument("--backbone", required=True, metavar="NAME", help="timm name, as resnet18.tv_in1k")
+    add_models(parser, ["cholesky"])
+    add_details(parser)
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
-    parser.add_argument(
-        "--layers", default="paper", help="paper, levels, from-zero, from-one, or timm modules joined by +"
-    )
-    parser.add_argument("--n-features", type=features, default=[100], metavar="N|all", help="channels kept")
-    parser.add_argument("--reduction", default="random", metavar="NAME", help="of dimensions")
-    parser.add_argument("--seed", type=seed, default=0, help="of the channels")
-    parser.add_argument("--strategy", default="cholesky", help="see 'padim-bench list strategies'; default cholesky")
-    parser.add_argument("--storage", default="float32", help="dtype in which the state is held; default float32")
     add_protocol(parser)
-    parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
-    parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
-    parser.add_argument("--bits", type=positive, metavar="N", help="used of 16-bit images' values; default 16")
+    add_reading(parser)
     parser.add_argument(
         "--folds", type=positive, default=5, help="of the images' own scores; 1 for none, and no threshold; default 5"
-    )
-    parser.add_argument("--batch-size", type=positive, default=8, help="images at a time; default 8")
-    parser.add_argument(
-        "--memory-limit", type=size_in_bytes, metavar="SIZE", help="of what grows with the number of images; 2GiB"
     )
     add_machine(parser)
     add_json(parser)
@@ -68,50 +58,54 @@ def add_to(commands: Commands) -> None:
 
 def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     """Fits, scores left-out images, saves, and says what was made."""
-    if len(arguments.n_features) != 1:
-        raise PadimBenchError("--n-features: a model has one number of channels: give one, or all")
+    check_one_model(arguments)
     title, samples = _training_images(arguments)
     protocol = run_protocol(arguments)
     if arguments.folds > 1 and not arguments.folds <= len(samples):
         raise PadimBenchError(f"--folds {arguments.folds}: there are {len(samples)} training images: give no more")
-    check_device(arguments.device)
-    threads = thread_count(arguments)
+    settings = run_settings(arguments)
 
     from padim_bench.machine.files import check_writable
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
     from padim_bench.padim.footprint import check_fits, model_need, statement
-    from padim_bench.padim.model import DEFAULT_MEMORY_LIMIT, PaDiM
+    from padim_bench.padim.model import PaDiM
+    from padim_bench.records.canonical import plain
     from padim_bench.using.fitting import TrainingImages
 
     check_writable(arguments.save.parent)
-    with torch_threads(threads), Progress(len(samples), stage="reading images") as progress:
+    with torch_threads(settings.execution.threads), Progress(len(samples), stage="reading images") as progress:
+        layers = arguments.layers or "paper"
         model = PaDiM(
-            arguments.backbone,
+            arguments.backbone[0],
             n_features=arguments.n_features[0],
-            seed=arguments.seed,
-            strategy=arguments.strategy,
-            storage=arguments.storage,
-            layers=arguments.layers if "+" not in arguments.layers else arguments.layers.split("+"),
+            seed=arguments.seed[0],
+            strategy=arguments.strategy[0],
+            storage=arguments.storage[0],
+            compute_dtype=arguments.compute_dtype,
+            layers=layers if "+" not in layers else layers.split("+"),
             weights=arguments.weights,
             protocol=protocol,
             device=arguments.device,
-            memory_limit=arguments.memory_limit or DEFAULT_MEMORY_LIMIT,
-            reduction=arguments.reduction,
+            backbone_dtype=arguments.backbone_dtype,
+            memory_limit=settings.memory_limit,
+            reduction=arguments.reduction[0],
+            half_products=arguments.half_products,
         )
+        execution = settings.execution
         need = model_need(
             f"{title}, {model.config.name} {model.config.strategy} {model.config.storage}",
             model.backbone,
             model.config,
             len(samples),
             limit=model.memory_limit,
-            batch_size=arguments.batch_size,
+            batch_size=execution.batch_size,
             folds=arguments.folds if arguments.folds > 1 else None,
-            threads=threads,
+            threads=execution.threads,
         )
         check_fits(need, device=arguments.device)
         say(statement(need, device=arguments.device))
-        images = TrainingImages(samples, protocol, arguments.batch_size, progress)
+        images = TrainingImages(samples, protocol, execution.batch_size, progress)
         model.fit(images, folds=arguments.folds if arguments.folds > 1 else None)
         progress.stage("saving")
         arguments.save.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +113,8 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     kept, gaussians = model.training_scores, model.gaussians
     output.text(
         f"{title}: {len(samples)} normal images; {model.config.name}, {gaussians.strategy.name} in "
-        f"{model.config.storage}, weights {model.backbone.weights.label}, protocol {protocol.title}"
+        f"{model.config.storage}, backbone in {model.config.backbone_dtype}, weights {model.backbone.weights.label}, "
+        f"protocol {protocol.title}"
     )
     if kept is None:
         output.text("no scores of left-out training images (--folds 1), so that predict will have no threshold")
@@ -135,6 +130,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
             "model": arguments.save.as_posix(),
             "n_images": len(samples),
             "name": model.config.name,
+            "config": plain(model.config),
             "weights": model.backbone.weights.label,
             "protocol": protocol.name,
             "residual": gaussians.residual,

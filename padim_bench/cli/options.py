@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim_bench.cli.parsing import add_option, crop, features, names, positive, seeds, side, size_in_bytes, some_names
+from padim_bench.cli.parsing import (
+    add_option,
+    crop,
+    features,
+    names,
+    positive,
+    real,
+    seeds,
+    side,
+    size_in_bytes,
+    some_names,
+)
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.console import can_start
 
@@ -70,6 +81,16 @@ def add_recorded(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare-at", choices=["protocol", "masks"], help="compare pixels at the protocol's size or at the masks' own"
     )
+    add_reading(parser)
+    parser.add_argument(
+        "--executor",
+        default="serial",
+        help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
+    )
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How images become features, and how much memory that may take."""
     parser.add_argument(
         "--bits", type=positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
     )
@@ -86,11 +107,6 @@ def add_recorded(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="of what grows with the number of images, as 500MB or 2GiB (the default), for each process; past it "
         "images are decoded batch by batch and features folded into running moments, as a line then says",
-    )
-    parser.add_argument(
-        "--executor",
-        default="serial",
-        help="serial, processes:N or dask:ADDRESS[?wait=SECONDS], to wait so long for a missing worker; default 600",
     )
 
 
@@ -156,12 +172,37 @@ def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> No
     )
 
 
+def add_details(parser: argparse.ArgumentParser) -> None:
+    """More of the models that :func:`add_models` names: how they are made."""
+    parser.add_argument(
+        "--layers",
+        help="paper (the default), levels, from-zero, from-one, all (the default of other methods), or timm modules "
+        "joined by +",
+    )
+    parser.add_argument(
+        "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
+    )
+    parser.add_argument("--reduction", type=names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
+    parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
+    parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
+
+
 def check_models(arguments: argparse.Namespace) -> None:
-    """Raises PadimBenchError for a strategy or a storage dtype that there is not."""
+    """Raises PadimBenchError for a strategy, a storage dtype or a reduction that there is not."""
+    from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.strategies import STORAGE_DTYPES, strategy_names
 
     check_choices("--strategy", arguments.strategy, strategy_names())
     check_choices("--storage", arguments.storage, tuple(STORAGE_DTYPES))
+    check_choices("--reduction", getattr(arguments, "reduction", ["random"]), tuple(REDUCTIONS))
+
+
+def check_one_model(arguments: argparse.Namespace) -> None:
+    """As :func:`check_models`; raises PadimBenchError too where several models are named."""
+    check_models(arguments)
+    for name in ("backbone", "n_features", "seed", "strategy", "storage", "reduction"):
+        if len(getattr(arguments, name)) != 1:
+            raise PadimBenchError(f"--{name.replace('_', '-')}: one model is made at a time: give one value")
 
 
 def add_pages(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
 def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     """Predicts, and says what is over the threshold. Raises PadimBenchError at the end if files could not be read."""
     from padim_bench.data.notes import Notes
-    from padim_bench.using.finding import find_images
+    from padim_bench.using.finding import SCORES, find_images
 
     if not 0 <= arguments.quantile <= 1:
         raise PadimBenchError(f"--quantile {arguments.quantile:g}: choose 0 to 1, as 0.99")
@@ -63,7 +63,7 @@ def predict_images(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.machine.torch_settings import torch_threads
     from padim_bench.padim.footprint import Need, at_worst, check_fits, statement
     from padim_bench.padim.model import PaDiM
-    from padim_bench.using.predicting import MENDS, SCORES, need_of, predict
+    from padim_bench.using.predicting import MENDS, need_of, predict
 
     here, state = resident_memory(), arguments.model.stat().st_size
     check_fits(Need(arguments.model.as_posix(), {"state": state}, MENDS), device=arguments.device)

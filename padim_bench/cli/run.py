@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from padim_bench.cli.options import (
     DATA_VARIABLE,
+    add_details,
     add_layout,
     add_models,
     add_recorded,
@@ -23,7 +24,7 @@ from padim_bench.cli.options import (
     run_settings,
 )
 from padim_bench.cli.output import Output, say
-from padim_bench.cli.parsing import Commands, names, real, seeds, train_images
+from padim_bench.cli.parsing import Commands, names, seeds, train_images
 from padim_bench.errors import PadimBenchError
 from padim_bench.machine.console import printable
 
@@ -40,23 +41,13 @@ def add_to(commands: Commands) -> None:
     add_recorded(parser)
     add_layout(parser, single=True)
     add_models(parser, ["cholesky"])
-    parser.add_argument(
-        "--layers",
-        help="paper (the default), levels, from-zero, from-one, all (the default of other methods), or timm modules "
-        "joined by +",
-    )
+    add_details(parser)
     parser.add_argument(
         "--method", type=names, default=["padim"], metavar="NAME[,NAME]", help="see 'padim-bench list methods'"
     )
     parser.add_argument(
-        "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
-    )
-    parser.add_argument("--reduction", type=names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
-    parser.add_argument(
         "--fusion", choices=["concatenate", "sum"], default="concatenate", help="of layers, or their maps"
     )
-    parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
-    parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
     parser.add_argument(
         "--train-images",
         type=train_images,
@@ -110,7 +101,6 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     settings = replace(run_settings(arguments), maps=_saved_maps(arguments), gallery=arguments.gallery)
 
     from padim_bench.padim.config import PADIM, PaDiMConfig
-    from padim_bench.padim.reduction import REDUCTIONS
     from padim_bench.padim.weights import resolve_weights
     from padim_bench.records.config import Wanted
     from padim_bench.runs.executors import open_executor
@@ -119,7 +109,6 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.runs.runner import run
 
     check_models(arguments)
-    check_choices("--reduction", arguments.reduction, tuple(REDUCTIONS))
     check_choices("--method", arguments.method, method_names())
     _check_meant(arguments)
     weights = [resolve_weights(name, arguments.weights) for name in arguments.backbone]

@@ -16,7 +16,7 @@ from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 from padim_bench.machine.reading import in_one_line
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
-from padim_bench.records.facts import DatasetUsed, Environment, WeightsUsed
+from padim_bench.records.facts import DatasetUsed, Environment, WeightsUsed, machine_name
 from padim_bench.records.runs import check_same
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.records.values import AtLeastOne, Count, Digest, Metrics, Number, Peak, Positive, Seconds, Text
@@ -173,6 +173,11 @@ class Measurement:
     weights: WeightsUsed
     environment: Environment
     finished: Text
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others on a page: the same may be measured on several machines."""
+        return f"{self.id} on {machine_name(self)}, {self.finished}"
 
     @property
     def model_title(self) -> str:

@@ -121,9 +121,19 @@ def used(category: Category, split_digest: str, config: RunConfig) -> dict[str, 
     }
 
 
+def machine_name(record: Recorded) -> str:
+    """GPU or processor, and threads: what tells machines apart in tables."""
+    n = record.config.execution.threads
+    return f"{record.environment.processor}, {n} thread{'s' if n > 1 else ''}"
+
+
 class Recorded(Protocol):
     """What all records have: of runs, of costs, of growth."""
 
+    @property
+    def key(self) -> str: ...
+    @property
+    def id(self) -> str: ...
     @property
     def config(self) -> RunConfig: ...
     @property

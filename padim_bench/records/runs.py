@@ -18,7 +18,7 @@ from padim_bench.padim.config import PADIM
 from padim_bench.padim.reduction import REDUCTIONS
 from padim_bench.records.canonical import plain
 from padim_bench.records.config import RunConfig, read_config
-from padim_bench.records.facts import DatasetUsed, Environment, Recorded, WeightsUsed
+from padim_bench.records.facts import DatasetUsed, Environment, Recorded, WeightsUsed, machine_name
 from padim_bench.records.sealed import SCHEMA_VERSION
 from padim_bench.records.values import AtLeastOne, Bound, Count, Digest, Metrics, Number, Seconds, Text
 
@@ -163,10 +163,14 @@ class RunRecord:
         return None if self.metrics is None else self.metrics.get(metric)
 
     @property
+    def key(self) -> str:
+        """What tells it from all others on a page: its id, of which there is one run."""
+        return self.id
+
+    @property
     def machine(self) -> str:
         """GPU or processor, and threads."""
-        n = self.config.execution.threads
-        return f"{self.environment.processor}, {n} thread{'s' if n > 1 else ''}"
+        return machine_name(self)
 
     @property
     def file_parts(self) -> tuple[str, ...]:

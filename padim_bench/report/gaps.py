@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import PAPER_DATASET
 from padim_bench.records.frame import variant
 from padim_bench.records.runs import RunRecord
-from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, number
+from padim_bench.report.page import NONE, Grid, Page, Section, Source, csv_text, number
 from padim_bench.report.spec import metric_titles, read_paper, read_reproductions, specs_folder
 from padim_bench.report.tables import shared_facts, title_warnings
 from padim_bench.report.values import shown_values
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Titles of protocols and their names in records, in order.
 Steps = Sequence[tuple[str, str]]
+Sources = dict[tuple[int, int], Source]
 
 
 def gaps_page(
@@ -65,7 +67,8 @@ def gaps_page(
         *[f"{fact[0].upper()}{fact[1:]}." for fact in shared_facts(records, values)],
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
-    return Page(spec["name"], f"Gaps: {spec['title']}{shout}", report.sections, captions, report.csv())
+    heading = f"Gaps: {spec['title']}{shout}"
+    return Page(spec["name"], heading, report.sections, captions, report.csv(), records=tuple(records))
 
 
 OURS = "ours: "
@@ -80,6 +83,13 @@ class _Report:
         self.spec = spec
         groups = values.dropna(subset="value").groupby(["title", "protocol", "metric"], sort=False)
         self._values = {place: dict(zip(lines.category, lines.value, strict=True)) for place, lines in groups}
+        self._sources = {
+            (*place, category): Source((), "", "%", (value,), (record,), _interval(low, high))
+            for place, lines in groups
+            for category, value, record, low, high in zip(
+                *(lines[column] for column in ("category", "value", "record", "low", "high")), strict=True
+            )
+        }
         self.sections: list[Section] = []
         self.lines: list[list[str]] = []
         self.notes: list[str] = []
@@ -103,6 +113,18 @@ class _Report:
     def values(self, title: str, protocol: str, metric: str) -> dict[str, float]:
         """Percent by category, of valid runs."""
         return self._values.get((title, protocol, metric), {})
+
+    def sources(
+        self, title: str, places: Sequence[Sequence[tuple[str, str] | None]], columns: Sequence[str]
+    ) -> Sources:
+        """Of a grid's numbers: for each row and column of its (protocol, metric), or None, and its category."""
+        found = {
+            (i, j): self._sources.get((title, *place, category))
+            for i, row in enumerate(places)
+            for j, (place, category) in enumerate(zip(row, columns, strict=True), start=1)
+            if place is not None
+        }
+        return {where: source for where, source in found.items() if source is not None}
 
     def published(self, model: Mapping[str, Any]) -> None:
         """Paper, public reproductions, and ours under each preset."""
@@ -132,7 +154,13 @@ class _Report:
                 means = [_shown(n, fmean(found[c] for c in shared), 2) for n, found in columns.items()]
                 rows.append([f"mean of {', '.join(shared)}", *means])
             section = f"{title}, {called}: published and ours"
-            self.sections.append((section, Grid(["Category", *columns], rows, frozenset({len(self.categories)}))))
+            presets = [(name.removeprefix("ours: "), key) if name.startswith("ours: ") else None for name in columns]
+            sources: Sources = {}
+            for i, category in enumerate(self.categories):
+                here = self.sources(title, [presets], [category] * len(presets))
+                sources |= {(i, j): source for (_, j), source in here.items()}
+            rules = frozenset({len(self.categories)})
+            self.sections.append((section, Grid(["Category", *columns], rows, rules, sources)))
             for name, found in columns.items():
                 for category in self.categories:
                     self.line("published", title, key, name, category, found.get(category))
@@ -203,7 +231,9 @@ class _Report:
             if any(cell != NONE for row in rows for cell in row[1:]):
                 what = "change from the row above" if cumulative else "change from the first row"
                 header = ["Protocol", *self.categories, "mean"]
-                self.sections.append((f"{heading}: {called} ({what})", Grid(header, rows)))
+                places = [[(protocol, key)] * len(self.categories) for _, protocol in steps]
+                sources = self.sources(title, places, self.categories)
+                self.sections.append((f"{heading}: {called} ({what})", Grid(header, rows, sources=sources)))
 
     def variants(self, title: str, protocol: str, names: Mapping[str, str]) -> None:
         """Our exact PRO and the deviating definitions, on the same maps."""
@@ -223,7 +253,9 @@ class _Report:
                 self.line("PRO variants", title, "pro", name, category, value, change)
             rows.append(row)
         heading = f"{title}: PRO by other definitions, on the same maps, for explanation only"
-        self.sections.append((heading, Grid(["Definition", *categories], rows, frozenset({1}))))
+        keys = ["pro", *(variant("pro", key) for key in names)]
+        sources = self.sources(title, [[(protocol, key)] * len(categories) for key in keys], categories)
+        self.sections.append((heading, Grid(["Definition", *categories], rows, frozenset({1}), sources)))
 
     def line(
         self, section: str, model: str, metric: str, row: str, category: str, value: float | None,
@@ -235,6 +267,10 @@ class _Report:
 
     def csv(self) -> str:
         return csv_text(["section", "model", "metric", "row", "category", "value", "change"], self.lines)
+
+
+def _interval(low: float, high: float) -> tuple[float, float] | None:
+    return None if math.isnan(low) else (low, high)
 
 
 def _invalid(records: Sequence[RunRecord]) -> list[str]:

@@ -20,7 +20,9 @@ from markupsafe import Markup
 from padim_bench.data.datasets import DATASETS
 from padim_bench.html.rendering import Anchors, render
 from padim_bench.machine.console import printable
+from padim_bench.records.facts import Recorded
 from padim_bench.records.runs import RunRecord
+from padim_bench.report.machines import MACHINE
 from padim_bench.report.page import NONE, Grid, Page, Source
 from padim_bench.report.tables import GROUPS, code_facts, title_warnings
 
@@ -38,7 +40,7 @@ def report_page(pages: Sequence[Page], figures: Mapping[str, str]) -> str:
     records = list({r.id: r for page in pages for r in page.records}.values())
     categories, models = _categories(pages, records), _models(pages)
     anchors = Anchors({"report", "finding", "data", *(page.name for page in pages)})
-    behind = Behind(records)
+    behind = Behind([*records, *(one for page in pages for one in page.measured)])
     tags = Tags(categories, [name for names in models.values() for name in names])
     # What links to a number that stands in its own page too leads there.
     shown = [_page(page, figures, tags, anchors, behind) for page in pages]
@@ -108,31 +110,46 @@ def _begins(text: str, names: Sequence[str]) -> str:
 class Behind:
     """What the script shows of a number: every record and every text once, numbers by their place."""
 
-    def __init__(self, records: Iterable[RunRecord]) -> None:
-        self.records = {r.id: r for r in records}
+    def __init__(self, records: Iterable[Recorded]) -> None:
+        self.records = {r.key: r for r in records}
         self.sources: list[tuple[str, Source]] = []
+        self.rows: dict[str, Mapping[int, tuple[str, ...]]] = {}
 
     def json(self) -> Markup:
-        """{"code": texts, "records": [id, category, seed, index of code], "cells": {anchor: cell}}.
+        """{"code": texts, "records": [id, category, seed, index of code, draw], "cells": {anchor: cell}, "rows": ...}.
 
-        A cell is [title, unit, mean, sd, n, low, high, paper, verdict, records], numbers as they are shown.
+        A draw is that of a run's training images; of all of them it is left out. A cell is [title, unit, mean, sd, n,
+        low, high, paper, verdict, records], numbers as they are shown. Rows are {section: {row: records}} of rows that
+        are of some records as a whole.
         """
         used = {identity for _, source in self.sources for identity in source.records}
-        kept = [r for r in self.records.values() if r.id in used]
-        place = {r.id: i for i, r in enumerate(kept)}
+        used |= {identity for of_rows in self.rows.values() for ids in of_rows.values() for identity in ids}
+        kept = [r for key, r in self.records.items() if key in used]
+        place = {r.key: i for i, r in enumerate(kept)}
         told = {
-            r.id: f"{code_facts([r.environment])}, {r.config.execution.threads} threads; weights {r.weights.label}"
+            r.key: f"{code_facts([r.environment])}, {r.config.execution.threads} threads; weights {r.weights.label}"
             for r in kept
         }
         code = list(dict.fromkeys(told.values()))
         cells = {anchor: _cell(source, place) for anchor, source in self.sources}
         document = {
             "code": code,
-            "records": [[r.id[:12], r.dataset.category, r.config.model.seed, code.index(told[r.id])] for r in kept],
+            "records": [
+                [r.id[:12], r.dataset.category, r.config.model.seed, code.index(told[r.key]), *_draw(r)] for r in kept
+            ],
             "cells": cells,
+            "rows": {
+                section: {str(i): [place[one] for one in ids if one in place] for i, ids in of_rows.items()}
+                for section, of_rows in self.rows.items()
+            },
         }
         text = json.dumps(_printable(document), ensure_ascii=False, separators=(",", ":"))
         return Markup(re.sub(r"[<>&\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text))
+
+
+def _draw(record: Recorded) -> list[str]:
+    drawn = record.config.trained
+    return [] if drawn is None else [drawn.label]
 
 
 def _printable(value: Any) -> Any:
@@ -155,18 +172,19 @@ def _page(page: Page, figures: Mapping[str, str], tags: Tags, anchors: Anchors, 
     sections = []
     for title, grid in page.sections:
         name = anchors.new(page.name, _short(title) or "table")
-        ours = {}
-        for where, source in grid.sources.items():
-            ours[where] = anchors.new(page.name, *source.place)
-            behind.sources.append((ours[where], source))
+        ours = {w: anchors.new(page.name, *source.place) for w, source in grid.sources.items() if source.place}
         others = {
             (i, j): anchors.new(name, row[0], grid.header[j])
             for i, row in enumerate(grid.rows)
             for j in range(1, len(row))
-            if (i, j) not in ours and row[j] != NONE
+            if (i, j) not in ours and row[j] != NONE and grid.header[j] != MACHINE
         }
+        at = ours | others
+        behind.sources += [(at[where], source) for where, source in grid.sources.items() if where in at]
+        if grid.of_rows:
+            behind.rows[name] = grid.of_rows
         tag = tags.of(title)
-        sections.append({"id": name, "title": title, "tag": tag, "grid": _grid(grid, tags, ours | others, {})})
+        sections.append({"id": name, "title": title, "tag": tag, "grid": _grid(grid, tags, at, {})})
     drawn = [{"name": name, "svg": inline(figures[name], name)} for name in page.figures if name in figures]
     return {
         "name": page.name, "heading": page.heading, "sections": sections, "captions": page.captions, "figures": drawn,

@@ -52,7 +52,8 @@ def memory_page(
         for c in costs
         if c.reason is not None
     ]
-    return Page(spec["name"], heading, sections, captions, _csv(spec, analytic, states, by_category, by_images, peaks))
+    text = _csv(spec, analytic, states, by_category, by_images, peaks)
+    return Page(spec["name"], heading, sections, captions, text, measured=tuple(peaks))
 
 
 def matches(value: float, printed: str) -> bool:
@@ -154,7 +155,7 @@ def _peaks_grid(peaks: Sequence[MeasuredCost]) -> Grid:
         ]
         for r in peaks
     ]
-    return Grid(header, rows)
+    return Grid(header, rows, of_rows={i: (r.key,) for i, r in enumerate(peaks)})
 
 
 def _pixels(cost: CostRecord) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from padim_bench.machine.console import printable
 
 if TYPE_CHECKING:
+    from padim_bench.records.costs import Measurement
     from padim_bench.records.runs import RunRecord
     from padim_bench.report.tables import Table
 
@@ -24,14 +25,15 @@ class Source:
     """What stands behind one number of a grid.
 
     Attributes:
-        place: what tells it from the page's others, such as row, model and metric: stays as it is for ever.
-        title: the same in words.
+        place: what tells it from the page's others, such as row, model and metric: stays as it is for ever. () for
+            where it stands: its section, row and column.
+        title: the same in words; "" for those of section, row and column.
         unit: of the numbers.
         values: one per replicate, whose mean is shown.
         interval: ends of the 95 % interval over test images of that mean; None where a run has no resampled values.
         paper: what the paper prints of the same; None where that is nothing.
         verdict: "within" or "outside" the tolerance, or "".
-        records: ids of the runs.
+        records: keys of the runs.
     """
 
     place: tuple[str, ...]
@@ -48,13 +50,15 @@ class Source:
 class Grid:
     """What a table looks like: a header row, body rows, and the rows before which a rule stands.
 
-    ``sources`` says of numbers of ours, by their indices in ``rows``, what stands behind them.
+    ``sources`` says of numbers of ours, by their indices in ``rows``, what stands behind them; ``of_rows`` of whole
+    rows, by their indices, of which runs or measurements (keys) their numbers are.
     """
 
     header: list[str]
     rows: list[list[str]]
     rules: frozenset[int] = frozenset()
     sources: Mapping[tuple[int, int], Source] = field(default_factory=dict)
+    of_rows: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 Section = tuple[str, Grid]
@@ -90,6 +94,7 @@ class Page:
         figures: by file name without ending, what makes its files, {"svg": bytes, "png": bytes}.
         table: what it was made from, where that is a table of cells.
         records: the runs that it was made from.
+        measured: the measurements that it was made from.
         finding: the little of it that a reader is to see first, and the sentence that says it.
     """
 
@@ -102,6 +107,7 @@ class Page:
     figures: Mapping[str, Callable[[], Mapping[str, bytes]]] = field(default_factory=dict)
     table: Table | None = None
     records: tuple[RunRecord, ...] = ()
+    measured: tuple[Measurement, ...] = ()
     finding: tuple[str, Grid] | None = None
 
     @property

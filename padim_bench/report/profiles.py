@@ -35,7 +35,7 @@ def profiles_page(records: Sequence[CostRecord]) -> Page:
             ("Memory, in MB", _memory_grid(valid)),
         ]
     heading = warned("Profiles: accuracy, latency, memory", records)
-    return Page(NAME, heading, sections, _captions(records), _csv(records))
+    return Page(NAME, heading, sections, _captions(records), _csv(records), measured=tuple(records))
 
 
 def numbered(records: Sequence[CostRecord]) -> list[tuple[int, CostRecord]]:
@@ -149,7 +149,11 @@ def _summary_grid(records: Sequence[CostRecord]) -> Grid:
         errors = [NONE if error is None else f"{error:.1e}" for error in off]
         ends = ["yes" if i in front else "", *([of_group[i]] if several else []), r.status]
         rows.append([*_named(i, r), *metrics, figure3(r.latency_s.total.p50, 1e3), *rates, *costs, *errors, *ends])
-    return Grid(header, rows, _rules(records))
+    return Grid(header, rows, _rules(records), of_rows=_ids(numbered(records)))
+
+
+def _ids(records: Sequence[tuple[int, CostRecord]]) -> dict[int, tuple[str, ...]]:
+    return {row: (r.key,) for row, (_, r) in enumerate(records)}
 
 
 def _rules(records: Sequence[CostRecord]) -> frozenset[int]:
@@ -162,7 +166,7 @@ def _fit_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
     stages = (*FIT_STAGES, "total")
     header = [*NAMED, *(stage.capitalize() for stage in stages)]
     rows = [[*_named(i, r), *(figure3(vars(r.fit_s)[stage]) for stage in stages)] for i, r in valid]
-    return Grid(header, rows, _rules([r for _, r in valid]))
+    return Grid(header, rows, _rules([r for _, r in valid]), of_rows=_ids(valid))
 
 
 def _latency_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
@@ -172,7 +176,7 @@ def _latency_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
         stages = [*(vars(r.latency_s)[stage] for stage in (*SCORE_STAGES, "total")), *vars(r.from_file_s).values()]
         told = (" / ".join(figure3(vars(times)[f"p{p}"], 1e3) for p in PERCENTILES) for times in stages)
         rows.append([*_named(i, r), *told])
-    return Grid(header, rows, _rules([r for _, r in valid]))
+    return Grid(header, rows, _rules([r for _, r in valid]), of_rows=_ids(valid))
 
 
 def _throughput_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
@@ -185,7 +189,8 @@ def _throughput_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
         for one in r.scoring:
             means = [figure3(vars(one.per_image_s)[stage].mean, 1e3) for stage in stages]
             rows.append([*_named(i, r), str(one.batch_size), *means, figure3(one.images_per_s)])
-    return Grid(header, rows, frozenset(rules - {0}))
+    of_rows = _ids([one for one in valid for _ in one[1].scoring])
+    return Grid(header, rows, frozenset(rules - {0}), of_rows=of_rows)
 
 
 def _memory_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
@@ -196,7 +201,7 @@ def _memory_grid(valid: Sequence[tuple[int, MeasuredCost]]) -> Grid:
     for i, r in valid:
         sizes = [*vars(r.memory.peaks).values(), *([r.memory.peak_cuda_bytes] if gpu else [])]
         rows.append([*_named(i, r), *(figure3(size, 1e-6) for size in (*sizes, r.state_bytes, r.file_bytes))])
-    return Grid(header, rows, _rules([r for _, r in valid]))
+    return Grid(header, rows, _rules([r for _, r in valid]), of_rows=_ids(valid))
 
 
 def _captions(records: Sequence[CostRecord]) -> list[str]:

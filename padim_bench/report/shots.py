@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from padim_bench.data.datasets import DATASETS, PAPER_DATASET
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.figures import Curve, render, shots_figure
-from padim_bench.report.page import NONE, Grid, Page, Section, csv_text, mean_sd, number
+from padim_bench.report.page import NONE, Grid, Page, Section, Source, csv_text, mean_sd, number
 from padim_bench.report.spec import Few, metric_titles, read_few_shot, specs_folder
 from padim_bench.report.tables import shared_facts, title_warnings
-from padim_bench.report.values import shown_values
+from padim_bench.report.values import mean_interval, shown_values
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 ALL, DRAWN, BOOTSTRAP, CHANNELS = "all", "drawn", "bootstrap", "channels"
 _ALL_CATEGORIES = len(DATASETS[PAPER_DATASET].kinds)  # which published means are over
@@ -93,6 +95,7 @@ def shots_page(spec: Mapping[str, Any], runs: Mapping[str, Parts], missing: Mapp
         _csv(frame, few, named),
         absent=tuple(missing),
         figures={} if frame.value.isna().all() else {spec["name"]: figure},
+        records=tuple(records),
     )
 
 
@@ -122,15 +125,36 @@ class _Model:
         self.categories = list(dict.fromkeys(frame.category))
         self.numbers = sorted({int(n) for n in frame[frame.part == DRAWN].n_trained})
         self._values: dict[tuple[str, str, int | None], list[float]] = {}
+        self._runs: dict[tuple[str, str, int | None], list[str]] = {}
+        self._drawn: dict[tuple[str, str, int | None], list[NDArray[np.float64] | None]] = {}
         for part in (ALL, DRAWN):
             mine = frame[frame.part == part].sort_values("draw", kind="stable")
-            for metric, category, n, value in zip(mine.metric, mine.category, mine.n_trained, mine.value, strict=True):
+            of_each = zip(mine.metric, mine.category, mine.n_trained, strict=True)
+            of_runs = zip(mine.value, mine.record, mine.resampled, strict=True)
+            for (metric, category, n), (value, record, resampled) in zip(of_each, of_runs, strict=True):
                 place = metric, category, None if part == ALL else int(n)
                 self._values.setdefault(place, []).append(float(value))
+                self._runs.setdefault(place, []).append(record)
+                self._drawn.setdefault(place, []).append(resampled)
 
     def of(self, metric: str, category: str, n: int | None) -> list[float]:
         """Over draws of ``n`` images, None for all of them."""
         return self._values.get((metric, category, n), [])
+
+    def source(self, metric: str, category: str, n: int | None) -> Source | None:
+        """What stands behind the mean over draws."""
+        place = metric, category, n
+        if not (values := self.of(*place)):
+            return None
+        return Source((), "", "%", tuple(values), tuple(self._runs[place]), mean_interval([self._drawn[place]]))
+
+    def mean_source(self, metric: str, n: int | None) -> Source | None:
+        """The same of the mean over categories."""
+        places = [(metric, c, n) for c in self.shared(metric)]
+        if not (values := self.mean(metric, n)):
+            return None
+        records = tuple(r for place in places for r in self._runs[place])
+        return Source((), "", "%", tuple(values), records, mean_interval(self._drawn[place] for place in places))
 
     def shared(self, metric: str) -> list[str]:
         """Categories that have all images, and as many draws of each number as any has."""
@@ -148,16 +172,19 @@ def _by_number(model: _Model, metric: str) -> Grid:
     numbers: list[int | None] = [*model.numbers, None]
     of_all = model.frame[model.frame.part == ALL]
     n_train = dict(zip(of_all.category, of_all.n_trained, strict=True))
+    categories = [c for c in model.categories if any(model.of(metric, c, n) for n in numbers)]
     rows = [
         [f"{c} ({n_train[c]})" if c in n_train else c, *(mean_sd(model.of(metric, c, n)) for n in numbers)]
-        for c in model.categories
-        if any(model.of(metric, c, n) for n in numbers)
+        for c in categories
     ]
+    behind = [[model.source(metric, c, n) for n in numbers] for c in categories]
     shared = model.shared(metric)
     if len(shared) > 1:
         rows.append([f"mean of {len(shared)}", *(mean_sd(model.mean(metric, n)) for n in numbers)])
+        behind.append([model.mean_source(metric, n) for n in numbers])
     rules = frozenset({len(rows) - 1} if len(shared) > 1 else ())
-    return Grid(["Category (images)", *map(str, model.numbers), "all"], rows, rules)
+    sources = {(i, j): one for i, row in enumerate(behind) for j, one in enumerate(row, start=1) if one is not None}
+    return Grid(["Category (images)", *map(str, model.numbers), "all"], rows, rules, sources)
 
 
 def enough(curve: Mapping[int, float], of_all: float, within: float) -> int | None:
@@ -315,7 +342,13 @@ def _beside(models: Sequence[_Model], metric: str, published: Mapping[str, Mappi
             told += "" if one is None or one.spread is None else f" ± {one.spread:g}"
             row.append(_with_gap(told, one.value if one else None, [whole.value] if whole else [], n))
         rows.append(row)
-    return Grid(header, rows)
+    found = {
+        (i, j): model.mean_source(metric, n)
+        for i, n in enumerate([*numbers, None])
+        for j, model in enumerate(models, start=1)
+        if n is None or n in model.numbers
+    }
+    return Grid(header, rows, sources={where: one for where, one in found.items() if one is not None})
 
 
 def _with_gap(told: str, value: float | None, whole: Sequence[float], n: int | None) -> str:

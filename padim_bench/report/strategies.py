@@ -63,25 +63,29 @@ def strategies_page(spec: dict[str, Any], records: Sequence[RunRecord]) -> Page:
     frame["records"] = " ".join(r.id[:12] for r in records)
     styles = {"state_mb": ".1f", "residual": ".1e", "difference": ".3f", **dict.fromkeys(headline(), ".3f")}
     header = ["Strategy", "Storage", "State MB", "Residual", "Diff.", *(metric.title for metric in headline().values())]
-    rows = []
+    rows, of_rows = list[list[str]](), dict[int, tuple[str, ...]]()
+    ids = {which: tuple(dict.fromkeys(lines.record)) for which, lines in values.groupby(["strategy", "storage"])}
     for row in frame.to_dict("records"):
+        of_rows[len(rows)] = ids[row["strategy"], row["dtype"]]
         if math.isnan(row["state_mb"]):
             rows.append([row["strategy"], row["dtype"], "INVALID", *[NONE] * (len(header) - 3)])
         else:
             numbers = [NONE if math.isnan(row[key]) else format(row[key], style) for key, style in styles.items()]
             rows.append([row["strategy"], row["dtype"], *numbers])
     starts = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
-    sections, heading = [("", Grid(header, rows, starts))], f"{spec['title']}{shout}"
+    sections, heading = [("", Grid(header, rows, starts, of_rows=of_rows))], f"{spec['title']}{shout}"
     if pairs := differences(values):
         columns = ["Strategy", "Storage", *(metric.title for metric in headline().values())]
         lines = [[*which, *(_differs(found.get(name)) for name in headline())] for which, found in pairs.items()]
         title = f"Differs from {REFERENCE[0]} in {REFERENCE[1]} by, in points: means over categories [95 % interval]"
-        sections = [("State and metrics", sections[0][1]), (title, Grid(columns, lines))]
+        of_both = {i: (*ids[which], *ids[REFERENCE]) for i, which in enumerate(pairs)}
+        sections = [("State and metrics", sections[0][1]), (title, Grid(columns, lines, of_rows=of_both))]
         captions.append(
             "Intervals are of paired differences over test images: both strategies on the same 200 resamples of each "
             "category."
         )
-    return Page(spec["name"], heading, sections, captions, frame.to_csv(index=False, lineterminator="\n"))
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return Page(spec["name"], heading, sections, captions, text, records=tuple(records))
 
 
 def differences(values: pd.DataFrame) -> dict[tuple[str, str], dict[str, Difference]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.padim.config import PADIM
@@ -18,6 +18,7 @@ from padim_bench.records.costs import (
     Measurement,
     Percentiles,
 )
+from padim_bench.records.facts import machine_name
 from padim_bench.report.costs import coverage, figure3, machine, warned
 from padim_bench.report.figures import plain, render
 from padim_bench.report.page import NONE, Grid, Page
@@ -69,7 +70,7 @@ def timing_page(spec: Mapping[str, Any], costs: Sequence[CostRecord], growth: Se
     if own and len(own) < len(grown):
         figures[f"{spec['name']}-rivals"] = lambda: render(rivals_figure(grown))
     text = _csv(spec, measured, grown, " ".join(captions))
-    return Page(spec["name"], heading, sections, captions, text, figures=figures)
+    return Page(spec["name"], heading, sections, captions, text, figures=figures, measured=(*measured, *grown))
 
 
 def growth_figure(records: Sequence[GrowthRecord]) -> Figure:
@@ -83,6 +84,7 @@ def growth_figure(records: Sequence[GrowthRecord]) -> Figure:
     figure = Figure(figsize=(4.2 * max(len(models), 1), 3.6), layout="constrained")
     if drawn := warned("", records, of_data_alone=True).strip():
         figure.suptitle(plain(drawn), fontsize=10)  # untrained weights are named by panel
+    several = len(set(map(machine_name, records))) > 1
     panels = figure.subplots(1, max(len(models), 1), squeeze=False)[0]
     for model, axes in zip(models, panels, strict=False):
         counts: set[int] = set()
@@ -90,7 +92,7 @@ def growth_figure(records: Sequence[GrowthRecord]) -> Figure:
             for line, (strategy, points) in enumerate(_series(record).items()):
                 n = [p.n_train for p in points]
                 counts.update(n)
-                label = f"{record.dataset.category}, {strategy}"
+                label = f"{record.dataset.category}, {strategy}{f', {machine_name(record)}' if several else ''}"
                 axes.plot(n, [1e3 * p.total_s.p50 for p in points], ("o-", "s--")[line % 2], label=label)
         axes.set_title(model)
         axes.set_xscale("log")
@@ -117,6 +119,7 @@ def rivals_figure(records: Sequence[GrowthRecord]) -> Figure:
     figure = Figure(figsize=(4.2 * len(networks), 6.4), layout="constrained")
     if drawn := warned("", records, of_data_alone=True).strip():
         figure.suptitle(plain(drawn), fontsize=10)
+    several = len(set(map(machine_name, records))) > 1
     panels = figure.subplots(2, len(networks), squeeze=False)
     for column, network in enumerate(networks):
         mine = [r for r in records if r.config.model.backbone == network]
@@ -125,6 +128,7 @@ def rivals_figure(records: Sequence[GrowthRecord]) -> Figure:
             series = _series(record)
             strategy, points = list(series.items())[-1]
             label = f"{record.model_title}, {record.dataset.category}{'' if _rival(record) else f', {strategy}'}"
+            label += f", {machine_name(record)}" if several else ""
             n = [p.n_train for p in points]
             marks = ("o-", "s--", "^:")[line % 3]
             panels[0, column].plot(n, [1e3 * p.total_s.p50 for p in points], marks, label=label)
@@ -188,10 +192,12 @@ def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost], gr
         (places.get((r.config.model.backbone, r.config.model.method), r.model_name), r) for r in grown if _rival(r)
     ]
     titles = {title for title, _ in rivals}
+    of_rows: list[Measurement | None] = []
     for model, record in _rows_of(spec, records, INFERENCE):
         printed = _printed(spec, model, INFERENCE)
         if model in titles:
             continue
+        of_rows.append(record)
         if record is None:
             rows.append([model, NONE, NONE, printed, *[NONE] * (len(header) - 4)])
             continue
@@ -208,6 +214,7 @@ def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost], gr
             ]
         )
     for title, rival in rivals:
+        of_rows.append(rival)
         whole = max(rival.points, key=lambda p: p.n_train).total_s
         rows.append(
             [
@@ -220,14 +227,15 @@ def _inference_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost], gr
                 *[NONE] * len(INFERENCE_STAGES),
             ]
         )
-    return Grid(header, rows, _rule(rows))
+    return Grid(header, rows, _rule(rows), of_rows=_ids(of_rows))
 
 
 def _training_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost]) -> Grid:
     header = ["Model", "Category", "Strategy", "Images", "Paper, s", "Ours, s"]
     header += [f"{stage.capitalize()}, s" for stage in TRAINING_STAGES]
     rows = []
-    for model, record in _rows_of(spec, records, TRAINING):
+    found = _rows_of(spec, records, TRAINING)
+    for model, record in found:
         printed = _printed(spec, model, TRAINING)
         if record is None:
             rows.append([model, NONE, NONE, NONE, printed, *[NONE] * (len(header) - 5)])
@@ -244,7 +252,12 @@ def _training_grid(spec: Mapping[str, Any], records: Sequence[MeasuredCost]) -> 
                 *[figure3(times[stage]) for stage in TRAINING_STAGES],
             ]
         )
-    return Grid(header, rows, _rule(rows))
+    return Grid(header, rows, _rule(rows), of_rows=_ids(r for _, r in found))
+
+
+def _ids(records: Iterable[Measurement | None]) -> dict[int, tuple[str, ...]]:
+    """Of the rows that are measured."""
+    return {i: (r.key,) for i, r in enumerate(records) if r is not None}
 
 
 def _rule(rows: Sequence[Sequence[str]]) -> frozenset[int]:
@@ -266,11 +279,12 @@ def _growth_grid(records: Sequence[GrowthRecord]) -> Grid:
     counts = sorted({p.n_train for r in records for p in r.points if p.n_train < r.dataset.n_train})
     header = ["Model", "Category", "Strategy", *[f"n = {n}" for n in counts], "all n"]
     header += ["Last / first", "of distance and map", "State, MB"]
-    rows = []
+    rows, of_rows = [], list[GrowthRecord]()
     for record in records:
         n_train = record.dataset.n_train
         for strategy, points in _series(record).items():
             times = {p.n_train: p.total_s.p50 for p in points}
+            of_rows.append(record)
             sizes = list(dict.fromkeys(figure3(p.state_bytes, 1e-6) for p in (points[0], points[-1])))
             rows.append(
                 [
@@ -284,7 +298,7 @@ def _growth_grid(records: Sequence[GrowthRecord]) -> Grid:
                     " to ".join(sizes),
                 ]
             )
-    return Grid(header, rows)
+    return Grid(header, rows, of_rows=_ids(of_rows))
 
 
 def _growth(times: Sequence[Percentiles]) -> float | None:

@@ -11,6 +11,7 @@ from padim_bench.machine.files import write_bytes, write_text
 from padim_bench.protocols import Protocol, get_protocol
 from padim_bench.records.merged import Evidence, of_one_dataset, read_evidence
 from padim_bench.report.index import DETAILS, REPORT, SPEED, index_page
+from padim_bench.report.machines import by_machine
 from padim_bench.report.page import Page
 from padim_bench.report.render import summary
 from padim_bench.report.spec import EFFORT, REPORTS, STRATEGIES_TABLE, table_names
@@ -25,7 +26,7 @@ def page_names() -> list[str]:
 def make_pages(names: Iterable[str], evidence: Evidence, choice: Choice) -> list[Page]:
     """Those of the named pages that the evidence makes, in that order."""
     made = (kind_of(name).page(name, evidence, choice) for name in names)
-    return [page for page in made if page is not None]
+    return [by_machine(page) for page in made if page is not None]
 
 
 def folder_of(results: Path, protocol: Protocol) -> Path:

@@ -13,6 +13,10 @@ from padim_bench.errors import PadimBenchError
 MASKS = frozenset({"ground_truth", "masks"})  # folders of other datasets' masks, which are no images to look at
 
 
+SCORES = "scores.csv"  # the table of results, and its columns
+COLUMNS = ("image", "score", "over_threshold", "heat_map", "problem")
+
+
 class Found(NamedTuple):
     """An image, and its place in a folder of results, without an ending."""
 
@@ -23,9 +27,10 @@ class Found(NamedTuple):
 def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Found], list[str]]:
     """The images that ``given`` names, files as they are and folders searched below, each once, and notes.
 
-    Folders are searched in the order of names; hidden files, masks' folders (:data:`MASKS`), links to folders and
-    ``out`` are left out, as is what has no ending of an image: a note counts and names them. Places mirror the layout
-    below each folder; of places that would clash the later ones keep the image's ending (``a.jpg``), or get a number.
+    Folders are searched in the order of names; hidden files, masks' folders (:data:`MASKS`), links to folders, ``out``
+    and earlier results are left out, as is what has no ending of an image: a note counts and names them. Places mirror
+    the layout below each folder; of places that would clash the later ones keep the image's ending (``a.jpg``), or get
+    a number.
 
     Raises PadimBenchError for a path that is not there, a folder that cannot be read, no image at all, or ``out``
     being one of the folders or of the images.
@@ -50,8 +55,9 @@ def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Fo
                 pairs.append(Found(image, _free(below, taken)))
     if not pairs:
         raise PadimBenchError(f"no image found in {', '.join(map(str, given))}: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    for pair in pairs:
-        if out is not None and (target := os.path.realpath(out / f"{pair.place}.png")) in seen:
+    written = () if out is None else (out / f"{pair.place}{suffix}" for pair in pairs for suffix in (".png", ".tiff"))
+    for target in map(os.path.realpath, written):
+        if target in seen:
             raise PadimBenchError(f"the results would overwrite the image {target}: choose another folder for them")
     return pairs, notes
 
@@ -65,6 +71,8 @@ def _below(folder: Path, out: str | None, left_out: LeftOut) -> Iterator[Path]:
                 left_out.add(path, "link to a folder")
             elif path.name in MASKS:
                 left_out.add(path, "folder of masks")
+            elif _holds_results(path):
+                left_out.add(path, "folder of predict's results")
             else:
                 yield from _below(path, out, left_out)
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -73,6 +81,15 @@ def _below(folder: Path, out: str | None, left_out: LeftOut) -> Iterator[Path]:
             yield path
         else:
             left_out.add(path, "link to nothing" if path.is_symlink() else "no plain file")
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether an earlier call has written its table there."""
+    try:
+        with (folder / SCORES).open(encoding="utf-8") as table:
+            return table.readline().rstrip("\n") == ",".join(COLUMNS)
+    except (OSError, ValueError):
+        return False
 
 
 def _free(below: Path, taken: set[str]) -> PurePath:

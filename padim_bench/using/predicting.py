@@ -22,15 +22,12 @@ from padim_bench.errors import PadimBenchError
 from padim_bench.machine.files import cannot_write, make_folder
 from padim_bench.maps.files import write_map
 from padim_bench.padim.footprint import NETWORK, Need, Network, fit_work
-from padim_bench.using.finding import Found
+from padim_bench.using.finding import COLUMNS, SCORES, Found
 from padim_bench.using.heat import LARGEST, Scale, heat_map, picture_of, write_picture
 
 if TYPE_CHECKING:
     from padim_bench.padim.model import PaDiM
     from padim_bench.protocols import Protocol
-
-SCORES = "scores.csv"
-COLUMNS = ("image", "score", "over_threshold", "heat_map", "problem")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,12 @@ class Prediction:
         """In the order of ``COLUMNS``."""
         over = "" if self.over is None else "yes" if self.over else "no"
         score = "" if self.score is None else f"{self.score:.6g}"
-        return printable(self.image.as_posix()), score, over, printable(self.heat_map), printable(self.problem)
+        return _named(self.image.as_posix()), score, over, _named(self.heat_map), printable(self.problem)
+
+
+def _named(path: str) -> str:
+    """A path as text that no spreadsheet takes for a formula, and that is a path still."""
+    return printable(f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path)
 
 
 class _Read(NamedTuple):

@@ -1,4 +1,4 @@
-"""The options that run and profile share: one spelling, older ones still accepted."""
+"""The options that run, fit and profile share: one spelling, older ones still accepted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from padim_bench.errors import PadimBenchError
 MODELS = ("backbone", "n_features", "seed", "strategy", "storage")
 
 
-def parsed(*words: str) -> dict[str, object]:
+def parsed(command: str, *words: str) -> dict[str, object]:
     """What the words stand for, of which models."""
-    arguments = vars(make_parser().parse_args(words))
+    needed = ("--save", "m.safetensors") if command == "fit" else ()
+    arguments = vars(make_parser().parse_args([command, *needed, *words]))
     return {name: arguments[name] for name in MODELS}
 
 
-@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize("command", ["run", "fit", "profile"])
 @pytest.mark.parametrize(
     ("option", "older", "value", "meant"),
     [
@@ -51,13 +52,13 @@ def test_training_images_are_drawn_as_the_words_say() -> None:
         drawn("--train-images", "0")
 
 
-def test_run_and_profile_understand_the_same_words_alike() -> None:
+def test_run_fit_and_profile_understand_the_same_words_alike() -> None:
     words = ("--backbone", "a,b", "--n-features", "10,all", "--seed", "3", "--strategy", "dual", "--storage", "float16")
-    assert parsed("run", *words) == parsed("profile", *words)
+    assert parsed("run", *words) == parsed("profile", *words) == parsed("fit", *words)
     assert parsed("run", *words)["n_features"] == [10, None]
 
 
-@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize("command", ["run", "fit", "profile"])
 def test_help_shows_the_name_and_no_older_spelling(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         make_parser().parse_args([command, "--help"])
@@ -66,9 +67,23 @@ def test_help_shows_the_name_and_no_older_spelling(command: str, capsys: pytest.
     assert not {"--backbones", "--strategies", "--dtype", "--dtypes"} & {word.strip("[],") for word in shown}
 
 
-@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize("command", ["run", "fit", "profile"])
 def test_a_bad_value_is_refused_by_the_name_of_its_option(command: str) -> None:
     with pytest.raises(PadimBenchError, match=f"argument --backbone: ',' names nothing: see 'padim-bench {command} "):
         parsed(command, "--backbones", ",")
     with pytest.raises(PadimBenchError, match="the following arguments are required: --backbone:"):
         parsed(command)
+
+
+def test_fit_has_every_option_of_a_model_that_run_has() -> None:
+    def options(command: str) -> dict[str, object]:
+        needed = ("--save", "m.safetensors") if command == "fit" else ()
+        return vars(make_parser().parse_args([command, "--backbone", "resnet18", *needed]))
+
+    # What is of test images, of several models, or of records; a sum of maps is of several models.
+    not_fitted = {"compare_at", "results", "executor", "method", "fusion", "train_images", "train_draw", "save_maps",
+                  "maps_at", "save_masks", "gallery"}  # fmt: skip
+    run, fit = options("run"), options("fit")
+    assert run.keys() - not_fitted - fit.keys() == set()
+    shared = (run.keys() & fit.keys()) - {"command", "command_name"}
+    assert {name: run[name] for name in shared} == {name: fit[name] for name in shared}

@@ -247,6 +247,32 @@ def test_pointing_shows_choosing_keeps_and_keys_do_both(quiet: Browser, report: 
     assert quiet.run("document.querySelector('#finding td[data-same]').dataset.same").startswith("pro-grid-r18-rd100-")
 
 
+@pytest.mark.parametrize(
+    ("anchor", "told"),
+    [
+        ("profiles-latency-by-stage-at-batch-1-total", ("Total", "seed 1024", "1 record: ", "AMD EPYC, 2 threads")),
+        ("table7-inference-r18-rd100-ours-median-s", ("R18-Rd100", "1 record: ", "weights resnet18")),
+        ("table8-peak-resident-memory-of-a-r18-rd100-state", ("State", "1 record: ", "weights resnet18")),
+        ("strategies-state-and-metrics-woodbury-pro", ("woodbury float64; PRO", "6 records: ", "seed 1024")),
+        ("gaps-r18-rd100-from-paper-to-xiahaifeng1995-paper-grid", ("grid", "95 % interval", "1 record: ")),
+        ("shots-r18-rd100-image-auroc-bottle-209-8", ("bottle (209)", "standard deviation over", "n8-d0", "interval")),
+    ],
+)
+def test_numbers_of_costs_strategies_protocols_and_few_images_show_their_records_too(
+    quiet: Browser, anchor: str, told: tuple[str, ...]
+) -> None:
+    quiet.open(COMMITTED, anchor)
+    assert quiet.run("new Promise(r => requestAnimationFrame(() => setTimeout(() => r(panel.hidden), 50)))") is False
+    shown, cite = (
+        quiet.run("document.getElementById('told').innerText"),
+        quiet.run("document.getElementById('cite').value"),
+    )
+    for words in told:
+        assert words in shown
+    assert "record" in cite
+    assert cite.endswith(f"report.html#{anchor}")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_committed_report_fits_its_window_in_either_light(quiet: Browser, width: int, dark: bool) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import threading
+import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -16,7 +20,10 @@ from PIL import Image
 
 from padim_bench import PaDiM, PadimBenchError
 from padim_bench.cli import main
+from padim_bench.data.samples import Sample
+from padim_bench.evaluation import load_images
 from padim_bench.protocols import get_protocol
+from padim_bench.records.canonical import plain
 from padim_bench.using import predicting
 from padim_bench.using.finding import Found, find_images
 from padim_bench.using.heat import Scale, heat_map, outlined, picture_of
@@ -97,6 +104,36 @@ def test_images_of_any_size_and_mode_are_scored_and_unreadable_ones_named_skippe
     assert len(document["images"]) == 8
 
 
+def test_every_choice_of_a_model_that_run_has_is_kept_in_the_file_and_used_by_predict(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved, out = tmp_path / "chosen.safetensors", tmp_path / "out"
+    images = str(model.parent)
+    choices = ["--half-products", "native", "--backbone-dtype", "bfloat16", "--compute-dtype", "float32"]
+    choices += ["--storage", "float16", "--strategy", "whitening", "--reduction", "stratified", "--n-features", "9"]
+    choices += ["--layers", "layer1+layer2", "--epsilon", "0.02", "--sigma", "2", "--bits", "12", "--seed", "3"]
+    given = ["fit", "--images", images, "--backbone", "resnet18", "--weights", "random", "--save", str(saved)]
+    assert main([*given, *choices, "--folds", "1", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)["config"]
+    loaded = PaDiM.load(saved)
+    assert told == json.loads(json.dumps(plain(loaded.config)))
+    assert (loaded.config.half_products, loaded.config.compute_dtype) == ("native", "float32")
+    assert (loaded.config.backbone_dtype, loaded.backbone.dtype) == ("bfloat16", "bfloat16")
+    assert (loaded.config.storage, loaded.config.strategy, loaded.config.reduction) == (
+        *("float16", "whitening", "stratified"),
+    )
+    assert (loaded.config.layers, loaded.config.n_features, loaded.config.seed) == (("layer1", "layer2"), 9, 3)
+    protocol = loaded.config.protocol
+    assert (protocol.epsilon, protocol.maps.sigma, protocol.images.bits) == (0.02, 2.0, 12)
+    assert main(["predict", str(saved), str(model.parent / "0.png"), "--out", str(out)]) == 0
+    sample = Sample(model.parent / "0.png", 0, "good")
+    (batch,) = load_images([sample], protocol, 1)
+    assert float(table(out)[0]["score"]) == pytest.approx(float(loaded.score(batch)[1][0]), rel=1e-5)
+    # One model is one file.
+    assert main([*given, "--strategy", "whitening,dual"]) == 2
+    assert "--strategy: one model is made at a time: give one value" in capfd.readouterr().err
+
+
 def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, out = put(tmp_path / "images" / "a.png", Image.new("RGB", (9, 9))), tmp_path / "out"
     (tmp_path / "empty").mkdir()
@@ -147,6 +184,72 @@ def test_ten_thousand_images_are_read_no_further_than_two_batches_ahead_and_what
     going.close()  # as Ctrl-C does
     assert len(table(tmp_path / "out")) == 8
     assert len(list((tmp_path / "out").glob("*.png"))) == 8
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: Path, tmp_path: Path) -> None:
+    image = put(tmp_path / "a.png", Image.fromarray(drawn(256, 256, 3)))
+    found = [Found(image, Path(f"{i % 7}")) for i in range(240)]
+    loaded, process = PaDiM.load(model), psutil.Process()
+    going = predicting.predict(loaded, found, tmp_path / "out", threshold=1.0, maps=True, batch_size=4)
+    for _ in islice(going, 40):
+        pass
+    before = process.memory_info().rss
+    assert len(list(going)) == 200
+    # One picture and one map of each image held would be 80 MB.
+    assert process.memory_info().rss - before < 40_000_000
+
+
+def test_ctrl_c_in_the_middle_leaves_a_whole_table_of_what_was_done(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image, out = put(tmp_path / "images" / "0.png", Image.fromarray(drawn(300, 300, 3))), tmp_path / "out"
+    for i in range(1, 600):
+        (image.parent / f"{i}.png").hardlink_to(image)
+
+    def interrupt() -> None:
+        until, rows = time.monotonic() + 100, out / "scores.csv"
+        while time.monotonic() < until and not (rows.exists() and rows.read_text().count("\n") > 4):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    assert main(["predict", str(model), str(image.parent), "--out", str(out), "--batch-size", "4"]) == 130
+    waiting.join()
+    rows = table(out)
+    assert 0 < len(rows) < 600
+    assert all(float(row["score"]) > 0 and (out / row["heat_map"]).exists() for row in rows)
+    assert f"{len(rows)} of 600 images are done" in capfd.readouterr().err
+    assert [path.name for path in out.iterdir() if path.suffix not in {".png", ".csv"}] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_of_any_characters_are_cells_of_the_table_and_none_is_a_formula(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("=1+1.png", "./-2.png", "@a.png", "a, b.png", 'a"b.png', "a\nb.png", "größe 寸.png", "a.PNG")
+    for name in names:
+        put(tmp_path / name, Image.new("L", (9, 9)))
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(model), *names, "--out", "out"]) == 0
+    rows = table(tmp_path / "out")
+    assert [row["image"].removeprefix("./") for row in rows] == [name.removeprefix("./") for name in names]
+    for row in rows:
+        assert not {row["image"][0], row["heat_map"][0]} & set("=+-@")
+        assert (tmp_path / row["image"]).is_file()
+        assert (tmp_path / "out" / row["heat_map"]).is_file()
+    assert len({row["heat_map"] for row in rows}) == len(names)
+
+
+def test_results_are_never_images_to_look_at_and_never_written_over_one(model: Path, tmp_path: Path) -> None:
+    image = put(tmp_path / "images" / "a.tiff", Image.new("L", (9, 9), 7))
+    for out in ("first", "second"):
+        command = ["predict", str(model), str(image.parent), "--out", str(image.parent / out), "--maps"]
+        assert main(command) == 0
+        assert [row["image"] for row in table(image.parent / out)] == [image.as_posix()]
+    before = image.read_bytes()
+    assert main(["predict", str(model), str(image), "--out", str(image.parent), "--maps"]) == 2
+    assert image.read_bytes() == before
 
 
 def test_names_that_clash_are_kept_apart_and_an_image_named_twice_is_one(tmp_path: Path) -> None:
