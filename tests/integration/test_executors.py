@@ -183,7 +183,7 @@ def test_units_whose_worker_dies_are_named_and_the_others_are_kept(tiny: Path, t
     assert [outcome.config.category for outcome in outcomes] == ["bottle"] * 2 + ["grid"] * 2 + ["leather"] * 2
     assert len(record_files(tmp_path)) == 6
     assert max(len(pickle.dumps(one)) for one in (*units, *outcomes)) < 20_000  # what travels, here and through Dask
-    assert [line.partition(" (SIGKILL")[0] for line in said] == [
+    assert [line.partition(" (SIGKILL")[0] for line in lines_said("\n".join(said))] == [
         f"grid {network}: the process that ran it died" for network in ("resnet18", "test_resnet")
     ]
 
