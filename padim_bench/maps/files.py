@@ -157,7 +157,7 @@ def find_maps(folder: Path, category: Category) -> list[Path]:
                 raise PadimBenchError(f"{first} and {path.name} are maps of one image: delete one of them")
     if missing := [name for name in names if name not in found]:
         raise PadimBenchError(
-            f"{len(missing)} of {len(names)} test images of {category.name} have no map: "
+            f"no map for {len(missing)} of {len(names)} test images of {category.name}: "
             f"{_several([f'{base / name}.tiff' for name in missing])}, or as .tif or .npy"
         )
     known = set(names)
