@@ -52,4 +52,4 @@ def check(arguments: argparse.Namespace, output: Output) -> None:
         raise PadimBenchError(
             f"{len(lacking)} of {len(found)} files may not join, as said above: mend what is named, and run those again"
         )
-    output.text(f"all {len(found)} files may join")
+    output.text("the only file may join" if len(found) == 1 else f"all {len(found)} files may join")

@@ -42,8 +42,8 @@ def add_to(commands: Commands) -> None:
         parser, "--category", "--categories", type=names, dest="categories", metavar="NAME", help="of --data, one"
     )
     add_layout(parser, single=True)
-    add_models(parser, ["cholesky"])
-    add_details(parser)
+    add_models(parser, ["cholesky"], single=True)
+    add_details(parser, single=True)
     parser.add_argument("--weights", help=".safetensors file, directory of them, random or random:SEED")
     add_protocol(parser)
     add_reading(parser)

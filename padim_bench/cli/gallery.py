@@ -26,7 +26,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("gallery", help="pages of test images with anybody's heat maps", description=ABOUT)
     add_given_maps(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of galleries")
-    parser.add_argument("--title", default="", metavar="NAME", help="what made the maps, for the pages")
+    parser.add_argument(
+        "--title", default="", metavar="NAME", help="what made the maps, for the pages; default: nothing"
+    )
     parser.add_argument(
         "--bits", type=positive, metavar="N", help="used of 16-bit images' values, as 12 of a camera's; default 16"
     )
@@ -116,7 +118,8 @@ def wrong_line(one: Summary) -> str:
     """How many images are wrong, or why none is."""
     if one.threshold is None:
         return f"{one.n_images} images of one class, which no threshold is right or wrong for"
+    alarms = f"{one.false_alarms} false alarm{'' if one.false_alarms == 1 else 's'}"
     return (
-        f"{one.n_images} images, {one.missed} missed, false alarms: {one.false_alarms}, at the score "
-        f"{one.threshold:.4g}, which maximises F1 over them"
+        f"{one.n_images} images, {one.missed} missed, {alarms}, at the score {one.threshold:.4g}, "
+        "which maximises F1 over them"
     )

@@ -134,19 +134,22 @@ def add_normal(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> None:
-    """Which models: every combination of what is named. ``strategies`` are those taken where none is named."""
-    several = "NAME[,NAME]"
+def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str], *, single: bool = False) -> None:
+    """Which models: every combination of what is named, or a ``single`` one.
+
+    ``strategies`` are those taken where none is named.
+    """
+    several, numbers = ("NAME", "N") if single else ("NAME[,NAME]", "N[,N]")
     add_option(
         parser,
         *("--backbone", "--backbones"),
         type=some_names,
         required=True,
         metavar=several,
-        help="timm names, as resnet18.tv_in1k",
+        help=f"timm name{'' if single else 's'}, as resnet18.tv_in1k",
     )
-    parser.add_argument("--n-features", type=features, default=[100], metavar="N[,N]|all", help="channels kept")
-    parser.add_argument("--seed", type=seeds, default=[0], metavar="N[,N]", help="of the channels")
+    parser.add_argument("--n-features", type=features, default=[100], metavar=f"{numbers}|all", help="channels kept")
+    parser.add_argument("--seed", type=seeds, default=[0], metavar=numbers, help="of the channels")
     add_option(
         parser,
         *("--strategy", "--strategies"),
@@ -172,7 +175,7 @@ def add_models(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> No
     )
 
 
-def add_details(parser: argparse.ArgumentParser) -> None:
+def add_details(parser: argparse.ArgumentParser, *, single: bool = False) -> None:
     """More of the models that :func:`add_models` names: how they are made."""
     parser.add_argument(
         "--layers",
@@ -182,7 +185,8 @@ def add_details(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compute-dtype", choices=["float32", "float64"], default="float64", help="of the factorisation"
     )
-    parser.add_argument("--reduction", type=names, default=["random"], metavar="NAME[,NAME]", help="of dimensions")
+    several = "NAME" if single else "NAME[,NAME]"
+    parser.add_argument("--reduction", type=names, default=["random"], metavar=several, help="of dimensions")
     parser.add_argument("--epsilon", type=real, help="on the covariance's diagonal, instead of the protocol's")
     parser.add_argument("--sigma", type=real, help="of the smoothing, instead of the protocol's")
 

@@ -94,7 +94,7 @@ def predict_images(arguments: argparse.Namespace, output: Output) -> None:
         except KeyboardInterrupt:
             say(f"padim-bench: {len(done)} of {len(found)} images are done, and kept in {arguments.out.as_posix()}")
             raise
-    for line in notes.lines(bits=model.config.protocol.images.bits):
+    for line in notes.lines(bits=model.config.protocol.images.bits, fitted=True):
         say(f"padim-bench: note: {line}")
     about = threshold_line(model, arguments.quantile)
     for text in text_lines(done, about):

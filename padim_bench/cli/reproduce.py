@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
         "tables",
         nargs="*",
         metavar="TABLE",
-        help="table1 to table8, seeds, gaps, pro, shots; none for all of these; strategies",
+        help="table1 to table8, seeds, gaps, pro, shots; none for all of these; or strategies, made only when named",
     )
     add_recorded(parser)
     add_layout(parser)

@@ -47,10 +47,11 @@ class Notes:
         """That ``kind`` is true of a file. ``value`` is the largest of a "wide" one (more than 8 bits a channel)."""
         self._found.setdefault(kind, {})[path] = value
 
-    def lines(self, *, bits: int | None = None, n_masks: int = 0) -> tuple[str, ...]:
+    def lines(self, *, bits: int | None = None, n_masks: int = 0, fitted: bool = False) -> tuple[str, ...]:
         """A line a kind, with the number of files and the first of them.
 
         ``bits`` are the protocol's; of ``n_masks`` all must be large for a line on them (they may be inverted).
+        Of a model that is ``fitted``, bits were chosen with its fit.
         """
         found = []
         for kind, (one, several) in _LINES.items():
@@ -59,7 +60,7 @@ class Notes:
         large = self._found.get("large mask", {})
         if large and len(large) == n_masks:
             found.append(f"every mask covers more than half of its picture (is black the anomaly?): {_first(large)}")
-        return (*found, *_on_range(self._found.get("wide", {}), bits))
+        return (*found, *_on_range(self._found.get("wide", {}), bits, fitted))
 
 
 def _first(paths: dict[Path, int]) -> str:
@@ -67,10 +68,11 @@ def _first(paths: dict[Path, int]) -> str:
     return spelled(f"{first.parent.name}/{first.name}")
 
 
-def _on_range(wide: dict[Path, int], bits: int | None) -> list[str]:
+def _on_range(wide: dict[Path, int], bits: int | None, fitted: bool) -> list[str]:
     """That most of 16 bits is left unused, as cameras of 10 and 12 bits leave it, or that ``bits`` meets no file."""
     if bits is not None:
-        return [] if wide else [f"--bits {bits} changed nothing: no image has more than 8 bits a channel"]
+        whose = "the model's " if fitted else ""
+        return [] if wide else [f"{whose}--bits {bits} changed nothing: no image has more than 8 bits a channel"]
     largest = max(wide.values(), default=65535)
     if largest >= 1 << max(_CAMERA_BITS):
         return []
@@ -79,5 +81,5 @@ def _on_range(wide: dict[Path, int], bits: int | None) -> list[str]:
     images = "image has values" if len(wide) == 1 else "images have values"
     return [
         f"{len(wide)} 16-bit {images} of {largest} at most, of which scaling from 0..65535 keeps {levels} of 256 "
-        f"levels: give --bits {camera} if they are of {camera} bits: {_first(wide)}"
+        f"levels: {'fit again with' if fitted else 'give'} --bits {camera} if they are of {camera} bits: {_first(wide)}"
     ]

@@ -103,6 +103,8 @@ def _refusals(path: Path) -> Iterator[None]:
         raise PadimBenchError(f"cannot read {path} ({why[:200]}): check the file, or write it again") from error
     except Exception as error:  # decoders raise nearly everything on damaged files
         why = " ".join(f"{error}".split()) or type(error).__name__
+        if path.suffix.lower() == ".npy" and "pickle" in why:  # NumPy says how to load it unsafely
+            why = "no array of numbers"
         raise PadimBenchError(f"{path} is no readable map ({why[:200]}): write it again as float32 TIFF") from error
 
 
@@ -155,8 +157,8 @@ def find_maps(folder: Path, category: Category) -> list[Path]:
                 raise PadimBenchError(f"{first} and {path.name} are maps of one image: delete one of them")
     if missing := [name for name in names if name not in found]:
         raise PadimBenchError(
-            f"no map of {_several([f'{base / name}.tiff' for name in missing])} for {len(missing)} of "
-            f"{len(names)} test images of {category.name}: expected as .tiff, .tif or .npy"
+            f"no map for {len(missing)} of {len(names)} test images of {category.name}: "
+            f"{_several([f'{base / name}.tiff' for name in missing])}, or as .tif or .npy"
         )
     known = set(names)
     if extra := [path for name, path in found.items() if name not in known]:

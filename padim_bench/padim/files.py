@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from padim_bench.padim.gaussian import PatchGaussians
 from padim_bench.padim.reduction import REDUCTIONS, reduced_embedding
 from padim_bench.padim.strategies import STORAGE_DTYPES, STRATEGIES, strategy_names, working_dtype
 from padim_bench.padim.training_scores import TrainingScores
-from padim_bench.padim.weights import check_safetensors
+from padim_bench.padim.weights import ENVIRONMENT_VARIABLE, check_safetensors
 from padim_bench.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -251,8 +252,10 @@ def _backbone(path: Path, about: About, weights: str | Path | None) -> Backbone:
             image_size=about["image_size"],
         )
     except WeightsNotFoundError as error:
+        sought = weights is not None or saved["tag"] or os.environ.get(ENVIRONMENT_VARIABLE)
+        where = f" ({error})" if sought else ""  # else only that a bare architecture names none
         raise WeightsNotFoundError(
-            f"{path} was fitted with weights {saved['label']}, which are not at hand ({error}): "
+            f"{path} was fitted with weights {saved['label']}, which are not at hand{where}: "
             "pass their file or directory as weights= to PaDiM.load, or as --weights"
         ) from error
     except PadimBenchError as error:

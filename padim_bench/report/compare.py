@@ -45,7 +45,7 @@ class Side:
         told += [
             *first.config.extras,
             *_drawn(first),
-            *([f"seeds {ranges(seeds)}"] if model.n_features is not None else []),
+            *([f"seed{'s' if len(seeds) > 1 else ''} {ranges(seeds)}"] if model.n_features is not None else []),
         ]
         return ", ".join(told)
 

@@ -17,7 +17,7 @@ from padim_bench.padim.config import PADIM
 from padim_bench.records.files import to_json
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.page import Grid, Page, csv_text
-from padim_bench.report.tables import code_facts, distinct, title_warnings
+from padim_bench.report.tables import code_facts, thread_fact, title_warnings
 
 # By what a stage's seconds grow; one that is not named grows with the test images.
 TRAIN, TEST, BOTH, NEITHER = "training images", "test images", "all images", "no images"
@@ -139,7 +139,6 @@ def effort_page(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> Page |
         ]
         for cores, n in MACHINES
     ]
-    threads = distinct([r.config.execution.threads for r in records])
     networks = dict.fromkeys(r.config.model.backbone for r in records)
     captions = [
         f"{len(whole)} of {len(expected)} categories, {most} runs each, of {', '.join(networks)}: {at_hand / 60:.0f} "
@@ -153,7 +152,8 @@ def effort_page(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> Page |
         *_of_rivals(rivals, whole),
         "More processes share categories, the longest first; that each is as fast as one alone, with two cores of its "
         "own, is assumed, and the memory is that of one process for each.",
-        f"{code_facts([r.environment for r in records])}, {threads} threads.",
+        f"{code_facts([r.environment for r in records])}, "
+        f"{thread_fact([r.config.execution.threads for r in records])}.",
     ]
     shout = "".join(f" [{w.upper()}]" for w in title_warnings(records))
     header = ["Category", "training images", "test images", "minutes measured", "foretold from the others", "off by"]

@@ -24,7 +24,7 @@ from padim_bench.records.facts import Recorded
 from padim_bench.records.runs import RunRecord
 from padim_bench.report.machines import MACHINE
 from padim_bench.report.page import NONE, Grid, Page, Source
-from padim_bench.report.tables import GROUPS, code_facts, title_warnings
+from padim_bench.report.tables import GROUPS, code_facts, thread_fact, title_warnings
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MEANS = "means"  # the category of what is over several
@@ -127,7 +127,8 @@ class Behind:
         kept = [r for key, r in self.records.items() if key in used]
         place = {r.key: i for i, r in enumerate(kept)}
         told = {
-            r.key: f"{code_facts([r.environment])}, {r.config.execution.threads} threads; weights {r.weights.label}"
+            r.key: f"{code_facts([r.environment])}, {thread_fact([r.config.execution.threads])}; "
+            f"weights {r.weights.label}"
             for r in kept
         }
         code = list(dict.fromkeys(told.values()))

@@ -274,6 +274,11 @@ def distinct(values: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(str(v) for v in values))
 
 
+def thread_fact(threads: Sequence[int | None]) -> str:
+    """On how many threads some records were made."""
+    return f"{distinct(threads)} {'thread' if set(threads) == {1} else 'threads'}"
+
+
 def code_facts(environments: Sequence[Environment]) -> str:
     """Versions, commits and machines of some records, each once."""
 
@@ -325,8 +330,7 @@ def shared_facts(records: Sequence[RunRecord], values: pd.DataFrame) -> tuple[st
         if len(protocols) <= 5
         else f"{len(protocols)} protocols, all of whose choices are in the records",
         f"images as stored: {', '.join(list(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}",
-        f"{code_facts([r.environment for r in records])}, {distinct([r.config.execution.threads for r in records])} "
-        "threads",
+        f"{code_facts([r.environment for r in records])}, {thread_fact([r.config.execution.threads for r in records])}",
     ]
     scenes = [r for r in records if r.dataset.kind == "scene"]
     if scenes:

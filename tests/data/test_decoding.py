@@ -144,7 +144,15 @@ def test_12_bits_in_16_are_said_where_no_bits_are_given(kind: str, tmp_path: Pat
     assert np.abs(pixels - expected).max() < 1  # of RGB Pillow keeps the upper bytes
     (note,) = notes
     assert note.startswith("1 16-bit image has values of 4095 at most")
-    assert "--bits 12" in note
+    assert "give --bits 12" in note
+
+
+def test_what_a_model_was_fitted_with_is_not_to_be_given_to_predict(tmp_path: Path) -> None:
+    notes = Notes()
+    notes.add("wide", tmp_path / "image.png", 4095)
+    assert "fit again with --bits 12" in notes.lines(fitted=True)[0]
+    (note,) = Notes().lines(bits=12, fitted=True)
+    assert note.startswith("the model's --bits 12 changed nothing")
 
 
 def test_the_whole_range_is_of_all_files_and_needs_no_note(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_what_is_wrong_with_maps_is_named_and_nothing_is_written(tmp_path: Path,
     category(tmp_path)
     path = tmp_path / "maps/part/test/cut/a.tiff"
     path.unlink()
-    assert "no map of" in call()
+    assert "no map for" in call()
     write_map(path, np.full((HEIGHT, WIDTH), np.nan, np.float32))
     assert "a.tiff has NaN" in call()
     assert not (tmp_path / "out").exists()

@@ -156,7 +156,7 @@ def test_options_that_make_no_sense_of_maps_are_refused(tiny: Path, tmp_path: Pa
     reply = cli(*scored, tmp_path / "maps")
     assert (reply.code, reply.out) == (2, "")
     assert lines_said(reply.err)[0] == "no maps of leather, bottle: left out"
-    assert "no map of" in lines_said(reply.err)[1]
+    assert "no map for" in lines_said(reply.err)[1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write anywhere")

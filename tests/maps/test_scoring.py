@@ -160,7 +160,7 @@ def of_one_row(path: Path) -> None:
         (with_pages, r"cut.0\.tiff has 3 pages"),
         (cut_short, r"cut.0\.tiff"),
         (as_text, r"cut.0\.tiff is no readable map"),
-        (missing, r"no map of .*cut.0\.tiff for 1 of 4 test images of part"),
+        (missing, r"no map for 1 of 4 test images of part: .*cut.0\.tiff, or as \.tif or \.npy"),
         (one_more, r"cut.7\.tiff: of no test image of part"),
         (twice, r"are maps of one image: delete one"),
         (of_objects, r"cut.0\.npy is no readable map"),

@@ -214,7 +214,7 @@ def test_the_command_says_a_line_a_file_and_exits_with_2_where_one_may_not(
     write_record(tmp_path, record())
     assert main(["check", str(tmp_path)]) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert [line.rpartition(": ")[2] for line in lines] == ["ok", "all 1 files may join"]
+    assert [line.rpartition(": ")[2] for line in lines] == ["ok", "the only file may join"]
     write_record(tmp_path, replace(record(seed=1), residual=1.0))
     assert main(["check", str(tmp_path), "--json"]) == 2
     reply = capfd.readouterr()

@@ -83,6 +83,7 @@ def test_runs_of_some_of_the_training_images_are_meant_where_they_are_named() ->
     found = compare(records, "R18-Rd100/n8-d0", "R18-Rd100", "pro")
     assert found.differences["mean"].value == pytest.approx(-10)
     assert "n8-d0" in found.first.title
+    assert found.first.title.endswith("seed 0")
     assert "no valid run is all of R18-Rd200" in refused(records, "R18-Rd100", "R18-Rd200")
 
 

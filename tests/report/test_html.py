@@ -247,6 +247,14 @@ def test_pointing_shows_choosing_keeps_and_keys_do_both(quiet: Browser, report: 
     assert quiet.run("document.querySelector('#finding td[data-same]').dataset.same").startswith("pro-grid-r18-rd100-")
 
 
+def test_what_stands_behind_a_number_does_not_cover_it(quiet: Browser, report: Path) -> None:
+    quiet.look(1400, 700)  # too low for the panel above a cell in the middle, or below it
+    quiet.open(report)
+    quiet.point(CELL, press=True)
+    apart = "((a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top)"
+    assert quiet.run(f"{apart}({by_id(CELL)}.getBoundingClientRect(), panel.getBoundingClientRect())")
+
+
 @pytest.mark.parametrize(
     ("anchor", "told"),
     [
