@@ -178,6 +178,18 @@ def load_model(kind: type[Model], path: Path | str, weights: str | Path | None, 
     return model
 
 
+def is_model(path: Path) -> bool:
+    """Whether it is a file that :func:`save_model` wrote, of this format or an earlier one, sound or not."""
+    from safetensors import safe_open
+
+    try:
+        check_safetensors(path, "model", _AGAIN)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return "padim_bench" in (file.metadata() or {})
+    except Exception:  # of safetensors' many kinds
+        return False
+
+
 def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
     """What the model is, each member of the type that it has in use, and its tensors. Raises PadimBenchError."""
     from safetensors import safe_open
