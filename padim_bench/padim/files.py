@@ -132,7 +132,10 @@ def save_model(model: PaDiM, path: Path | str) -> None:
     try:
         clear_abandoned(path.parent, of=path.name)
         with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as other files'; safetensors makes one that its owner alone can read
             save_file(tensors, temporary, {"padim_bench": text, "sha256": tensors_digest(tensors, text)})
+            temporary.chmod(mode)
     except Exception as error:  # safetensors wraps OSError in its own type
         raise PadimBenchError(f"cannot write model {path} ({error}): check the folder and the free space") from error
 
