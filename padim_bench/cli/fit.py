@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,10 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     protocol = run_protocol(arguments)
     if arguments.folds > 1 and not arguments.folds <= len(samples):
         raise PadimBenchError(f"--folds {arguments.folds}: there are {len(samples)} training images: give no more")
+    _check_save(arguments.save)
     settings = run_settings(arguments)
 
-    from padim_bench.machine.files import check_writable
+    from padim_bench.machine.files import make_folder
     from padim_bench.machine.progress import Progress
     from padim_bench.machine.torch_settings import torch_threads
     from padim_bench.padim.footprint import check_fits, model_need, statement
@@ -73,7 +75,6 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     from padim_bench.records.canonical import plain
     from padim_bench.using.fitting import TrainingImages
 
-    check_writable(arguments.save.parent)
     with torch_threads(settings.execution.threads), Progress(len(samples), stage="reading images") as progress:
         layers = arguments.layers or "paper"
         model = PaDiM(
@@ -108,7 +109,7 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
         images = TrainingImages(samples, protocol, execution.batch_size, progress)
         model.fit(images, folds=arguments.folds if arguments.folds > 1 else None)
         progress.stage("saving")
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.save.parent)
         model.save(arguments.save)
     kept, gaussians = model.training_scores, model.gaussians
     output.text(
@@ -138,6 +139,19 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
             "training_scores": None if kept is None else list(kept.scores),
         }
     )
+
+
+def _check_save(path: Path) -> None:
+    """Raises PadimBenchError for a model's file that cannot be written, or has the place of anything but a model."""
+    from padim_bench.data.listing import is_folder
+    from padim_bench.machine.files import check_writable
+    from padim_bench.padim.files import is_model
+
+    if is_folder(path):
+        raise PadimBenchError(f"--save {path} is a folder: name a file in it, as {path / 'model.safetensors'}")
+    if os.path.lexists(path) and not is_model(path):
+        raise PadimBenchError(f"--save {path} would overwrite that file, which is no model: choose another")
+    check_writable(path.parent)
 
 
 def _training_images(arguments: argparse.Namespace) -> tuple[str, tuple[Sample, ...]]:

@@ -40,7 +40,7 @@ def add_to(commands: Commands) -> None:
 
 def draw_pages(arguments: argparse.Namespace, output: Output) -> None:
     """Draws every category's page and the index, and says where they are."""
-    from padim_bench.gallery.folder import PAGE, check_gallery, open_gallery, write_index
+    from padim_bench.gallery.folder import PAGE, check_gallery, indexed, open_gallery
 
     check_gallery(arguments.out)
     categories, scores = given_maps(arguments)
@@ -59,7 +59,8 @@ def draw_pages(arguments: argparse.Namespace, output: Output) -> None:
     if arguments.bits is not None:
         protocol = protocol.vary(bits=arguments.bits)
     notes, drawn = Notes(), []
-    with Progress(sum(len(category.test) for category in categories), stage="drawing") as progress:
+    steps = sum(len(category.test) for category in categories)
+    with indexed(arguments.out), Progress(steps, stage="drawing") as progress:
         for category in categories:
             progress.stage(category.name, "metrics")
             found = score_maps(
@@ -87,7 +88,7 @@ def draw_pages(arguments: argparse.Namespace, output: Output) -> None:
             drawn.append((base, draw(scored, base, notes=notes, on_image=progress.advance)))
     for line in notes.lines(bits=protocol.images.bits):
         say(f"padim-bench: note: {line}")
-    index = write_index(arguments.out)
+    index = arguments.out / PAGE
     output.document(
         {
             "out": arguments.out.as_posix(),

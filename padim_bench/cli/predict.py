@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ABOUT = """Scores images, given as files or as folders that are searched below, and writes a row of scores.csv and a
 heat map over the image (PNG) for each into --out, in the layout of the folders. The threshold needs no test set: it is
 a quantile of the scores that the model's own training images got from Gaussians fitted without them. Running it again
-writes over the files of the time before. Files that cannot be read are named, skipped and counted; the exit code is
-then 2."""
+writes over the files of the time before, and nothing writes over others. Files that cannot be read are named, skipped
+and counted; the exit code is then 2."""
 _SHOWN = 20  # images; of more the CSV alone tells
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -159,20 +159,15 @@ def run_models(arguments: argparse.Namespace, output: Output) -> None:
 
 @contextmanager
 def _gallery(folder: Path | None) -> Iterator[None]:
-    """The runs that draw into a folder of galleries: its index has all pages, also where some of the runs fail."""
+    """The runs that draw into a folder of galleries, or into none."""
     if folder is None:
         yield
         return
-    from padim_bench.gallery.folder import open_gallery, write_index
+    from padim_bench.gallery.folder import indexed, open_gallery
 
     open_gallery(folder)
-    try:
+    with indexed(folder):
         yield
-    except (PadimBenchError, KeyboardInterrupt):
-        with suppress(PadimBenchError):  # what was raised says more
-            write_index(folder)
-        raise
-    write_index(folder)
 
 
 def drawn_images(arguments: argparse.Namespace) -> list[Drawn | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
@@ -100,6 +102,19 @@ def check_gallery(folder: Path) -> None:
         )
 
 
+@contextmanager
+def indexed(folder: Path) -> Iterator[None]:
+    """Pages are drawn into a folder of galleries: its index has them all afterwards, also where that fails halfway."""
+    try:
+        yield
+    except (PadimBenchError, KeyboardInterrupt):
+        if is_file(folder / _STAMP):
+            with suppress(PadimBenchError):  # what was raised says more
+                write_index(folder)
+        raise
+    write_index(folder)
+
+
 def link(path: PurePath) -> str:
     """The relative address of a file, as it stands in a page: every name is quoted, whatever its bytes are."""
     return quote(os.fsencode(path.as_posix()))
@@ -113,8 +128,8 @@ def pages(folder: Path) -> list[Path]:
     return found
 
 
-def write_index(folder: Path) -> Path:
-    """Writes the index of all pages that the folder holds, category by category; returns its path.
+def write_index(folder: Path) -> None:
+    """Writes the index of all pages that the folder holds, category by category.
 
     Raises PadimBenchError for a spoiled summary, and where it cannot be written.
     """
@@ -137,7 +152,6 @@ def write_index(folder: Path) -> Path:
         warnings=list(dict.fromkeys(line for _, about in shown for line in about.warnings)),
     )
     write_text(folder / PAGE, text)
-    return folder / PAGE
 
 
 def shown_metric(name: str, value: float | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -81,8 +82,25 @@ def _rename(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def temporary_folder(inside: Path, name: str) -> Iterator[Path]:
+    """A hidden folder there, gone with the block; one whose writer is killed is cleared as its files are.
+
+    Raises PadimBenchError where it cannot be made.
+    """
+    folder = inside / f".{name}.{_own_name()}.tmp"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise cannot_write(inside, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def clear_abandoned(folder: Path, *, of: str | None = None) -> None:
-    """Removes temporary files whose writer was killed: no process of this machine's, or of unknown place and old.
+    """Removes temporary files and folders whose writer was killed: none of this machine's, or unknown and old.
 
     Args:
         folder: where to look, not below it; nothing happens if it is not there.
@@ -92,7 +110,10 @@ def clear_abandoned(folder: Path, *, of: str | None = None) -> None:
     with suppress(OSError):
         for path in list(folder.iterdir()):
             if path.name.startswith(start) and _abandoned(path):
-                path.unlink(missing_ok=True)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _abandoned(path: Path) -> bool:

@@ -25,10 +25,11 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 def resident_memory() -> int:
     """Bytes of this process that are in memory now; 0 where the system does not tell."""
-    import psutil
+    with suppress(ImportError, OSError):
+        import psutil
 
-    with suppress(psutil.Error, OSError):
-        return int(psutil.Process().memory_info().rss)
+        with suppress(psutil.Error):
+            return int(psutil.Process().memory_info().rss)
     return 0
 
 
@@ -39,9 +40,10 @@ def _of_machine(root: Path) -> Iterator[int]:
                 yield int(line.split()[1]) * 1024
                 return
     if root == Path("/"):
-        import psutil
+        with suppress(ImportError, OSError):
+            import psutil
 
-        yield int(psutil.virtual_memory().available)
+            yield int(psutil.virtual_memory().available)
 
 
 def _of_groups(root: Path) -> Iterator[int]:
@@ -54,10 +56,10 @@ def _of_groups(root: Path) -> Iterator[int]:
         number, _, rest = line.partition(":")
         controllers, _, place = rest.partition(":")
         if number == "0" and not controllers:
-            names = ("memory.max", "memory.current", "inactive_file")
+            names = ("memory.max", "memory.current", "")
             tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
         elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
             tops = [root / "sys/fs/cgroup/memory"]
         else:
             continue
@@ -68,11 +70,12 @@ def _of_groups(root: Path) -> Iterator[int]:
                 here = here.parent
 
 
-def _of_group(folder: Path, limit: str, usage: str, files: str) -> Iterator[int]:
-    """What one has left, if it has a limit."""
+def _of_group(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[int]:
+    """What one has left, if it has a limit; of files also those that are read often, as the machine's own count has."""
     with suppress(OSError, ValueError):
         most = (folder / limit).read_text().strip()
         if most == "max" or int(most) >= _NO_LIMIT:
             return
         held = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        yield int(most) - int((folder / usage).read_text()) + int(held.get(files, 0))
+        files = sum(int(held.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        yield int(most) - int((folder / usage).read_text()) + files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,15 @@ class SaveMaps:
                 f"protocol {protocol.name} turns images, which maps at the images' size cannot follow: "
                 "save them with --maps-at protocol"
             )
+
+    def check_apart(self, category: Category) -> None:
+        """Raises PadimBenchError for the dataset's own folder, whose masks would be written over, and images joined."""
+        for folder in self.folders:
+            if os.path.realpath(folder) == os.path.realpath(category.root):
+                raise PadimBenchError(
+                    f"{folder} is the dataset itself, whose masks would be lost and whose test images would be more: "
+                    "give --save-maps and --save-masks folders of their own"
+                )
 
 
 class MapWriter:

@@ -133,7 +133,10 @@ def save_model(model: PaDiM, path: Path | str) -> None:
     try:
         clear_abandoned(path.parent, of=path.name)
         with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as other files'; safetensors makes one that its owner alone can read
             save_file(tensors, temporary, {"padim_bench": text, "sha256": tensors_digest(tensors, text)})
+            temporary.chmod(mode)
     except Exception as error:  # safetensors wraps OSError in its own type
         raise PadimBenchError(f"cannot write model {path} ({error}): check the folder and the free space") from error
 
@@ -177,6 +180,18 @@ def load_model(kind: type[Model], path: Path | str, weights: str | Path | None, 
     if (own := about.get("training_scores")) is not None:
         model.training_scores = TrainingScores(own["folds"], own["scores"])
     return model
+
+
+def is_model(path: Path) -> bool:
+    """Whether it is a file that :func:`save_model` wrote, of this format or an earlier one, sound or not."""
+    from safetensors import safe_open
+
+    try:
+        check_safetensors(path, "model", _AGAIN)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return "padim_bench" in (file.metadata() or {})
+    except Exception:  # of safetensors' many kinds
+        return False
 
 
 def _read(path: Path) -> tuple[About, dict[str, Tensor]]:

@@ -172,7 +172,10 @@ def told(n_bytes: int) -> str:
     """Bytes for people."""
     if n_bytes >= 1 << 30:
         return f"{n_bytes / (1 << 30):.1f} GiB"
-    return f"{n_bytes / (1 << 20):.3g} MiB"
+    if n_bytes < 1 << 10:
+        return f"{n_bytes} bytes"
+    mib = n_bytes / (1 << 20)
+    return f"{mib:.0f} MiB" if mib >= 100 else f"{mib:.3g} MiB"
 
 
 def statement(need: Need, processes: int = 1, *, device: str = "cpu", here: int | None = None) -> str:

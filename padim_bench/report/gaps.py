@@ -154,7 +154,7 @@ class _Report:
                 means = [_shown(n, fmean(found[c] for c in shared), 2) for n, found in columns.items()]
                 rows.append([f"mean of {', '.join(shared)}", *means])
             section = f"{title}, {called}: published and ours"
-            presets = [(name.removeprefix("ours: "), key) if name.startswith("ours: ") else None for name in columns]
+            presets = [(name.removeprefix(OURS), key) if name.startswith(OURS) else None for name in columns]
             sources: Sources = {}
             for i, category in enumerate(self.categories):
                 here = self.sources(title, [presets], [category] * len(presets))

@@ -283,7 +283,8 @@ def run_again(
         tolerance: as for ``differences``.
         show_progress, on_message: as for ``runs.runner.run``.
 
-    Raises as ``runs.plan.plan`` and ``runs.runner.run`` do, but KeyboardInterrupt where that is interrupted.
+    Raises as ``runs.plan.plan`` and ``runs.runner.run`` do, but KeyboardInterrupt where that is interrupted, and
+    PadimBenchError where there is no temporary folder.
     """
     units: list[Unit] = []
     together: dict[Settings, list[Job]] = {}
@@ -293,7 +294,14 @@ def run_again(
         configs = [(job.claim.record.config, job.weights) for job in some]
         models = [(Wanted(c.model, c.extras, c.trained), weights) for c, weights in configs]
         units += plan([some[0].category], models, settings, on_message=on_message)
-    with TemporaryDirectory(prefix="padim-bench-verify-") as results:
+    try:
+        held = TemporaryDirectory(prefix="padim-bench-verify-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise PadimBenchError(
+            f"no temporary folder for the runs that are compared ({error.strerror or error}): set TMPDIR to one that "
+            "can be written"
+        ) from error
+    with held as results:
         try:
             outcomes = run(units, Path(results), show_progress=show_progress, on_message=on_message)
         except Interrupted:

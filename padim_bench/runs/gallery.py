@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from torch import Tensor
 from padim_bench.data.samples import Category
 from padim_bench.errors import PadimBenchError
 from padim_bench.gallery.drawing import Scored, draw, warnings_of
-from padim_bench.machine.files import cannot_write, make_folder, shortened
+from padim_bench.machine.files import make_folder, shortened, temporary_folder
 from padim_bench.maps.files import category_folder
 from padim_bench.maps.saving import MapWriter, SaveMaps
 from padim_bench.padim.weights import Weights
@@ -72,12 +71,8 @@ def gallery_of(
         return
     base = category_folder(folder / model_folder(config, weights), category)
     make_folder(base)
-    try:
-        held = tempfile.TemporaryDirectory(prefix=".maps-", dir=base, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise cannot_write(base, error) from error
-    with held as maps:
-        yield GalleryWriter(base, Path(maps), category, config, weights)
+    with temporary_folder(base, "maps") as maps:
+        yield GalleryWriter(base, maps, category, config, weights)
 
 
 def title(config: RunConfig) -> str:

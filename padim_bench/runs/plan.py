@@ -77,7 +77,7 @@ def plan(
         on_message: told in a line what is left out.
 
     Raises PadimBenchError for layers or numbers of features that a backbone does not have, for draws that there
-    cannot be, where all are left out, and where maps of several models are to be saved.
+    cannot be, where all are left out, and where maps of several models, or maps in the dataset, are to be saved.
     """
     channels = Channels(results)
     groups: dict[tuple[ImageChoices, Weights, str, bool], dict[RunConfig, None]] = {}
@@ -102,6 +102,9 @@ def plan(
             settings.maps.check(config.protocol)
         if settings.gallery is not None:
             gallery.check(config)
+    if settings.maps is not None:
+        for category in categories:
+            settings.maps.check_apart(category)
     # Image choices together, so that a second backbone finds the images of the first.
     order = list(dict.fromkeys(choices for choices, *_ in groups))
     ordered = sorted(groups.items(), key=lambda one: order.index(one[0][0]))

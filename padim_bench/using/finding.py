@@ -32,8 +32,8 @@ def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Fo
     the layout below each folder; of places that would clash the later ones keep the image's ending (``a.jpg``), or get
     a number.
 
-    Raises PadimBenchError for a path that is not there, a folder that cannot be read, no image at all, or ``out``
-    being one of the folders or of the images.
+    Raises PadimBenchError for a path that is not there, a folder that cannot be read, no image at all, ``out`` being
+    one of the folders, and a file that results would take the place of: an image, or one of no earlier call's.
     """
     notes, pairs, taken, seen = list[str](), list[Found](), set[str](), set[str]()
     where = None if out is None else os.path.realpath(out)
@@ -55,10 +55,16 @@ def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Fo
                 pairs.append(Found(image, _free(below, taken)))
     if not pairs:
         raise PadimBenchError(f"no image found in {', '.join(map(str, given))}: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    written = () if out is None else (out / f"{pair.place}{suffix}" for pair in pairs for suffix in (".png", ".tiff"))
-    for target in map(os.path.realpath, written):
-        if target in seen:
+    if out is None:
+        return pairs, notes
+    earlier = _holds_results(out)
+    for target in (out / SCORES, *(out / f"{pair.place}{suffix}" for pair in pairs for suffix in (".png", ".tiff"))):
+        if os.path.realpath(target) in seen:
             raise PadimBenchError(f"the results would overwrite the image {target}: choose another folder for them")
+        if not earlier and is_file(target) and target.stat().st_size:
+            raise PadimBenchError(
+                f"the results would overwrite {target}, which no earlier predict wrote: choose another folder for them"
+            )
     return pairs, notes
 
 

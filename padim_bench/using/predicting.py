@@ -134,8 +134,7 @@ def predict(
         ThreadPoolExecutor(max_workers=max(1, threads)) as pool,
         closing(_read_ahead(pool, images, protocol, batch_size, notes)) as batches,
     ):
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        _write_rows(table, [COLUMNS], out)  # at once: a folder that has it holds results
         for batch in batches:
             sound = [(found, read) for found, read in batch if isinstance(read, _Read)]
             done = {found: Prediction(found.image, problem=read) for found, read in batch if isinstance(read, str)}
@@ -149,11 +148,7 @@ def predict(
                     over = None if threshold is None else score > threshold
                     done[found] = Prediction(found.image, score, over, file.result())
             predictions = [done[found] for found, _ in batch]
-            try:
-                rows.writerows(one.row for one in predictions)
-                table.flush()
-            except OSError as error:
-                raise cannot_write(out / SCORES, error) from error
+            _write_rows(table, [one.row for one in predictions], out)
             yield from predictions
 
 
@@ -192,6 +187,15 @@ def _make(folder: Path, made: set[Path]) -> None:
     if folder not in made:
         make_folder(folder)
         made.add(folder)
+
+
+def _write_rows(table: TextIO, rows: Sequence[tuple[str, ...]], out: Path) -> None:
+    """So that they stand in the file whatever comes next."""
+    try:
+        csv.writer(table, lineterminator="\n").writerows(rows)
+        table.flush()
+    except OSError as error:
+        raise cannot_write(out / SCORES, error) from error
 
 
 @contextmanager

@@ -139,6 +139,14 @@ def test_a_category_drawn_later_joins_the_index(tmp_path: Path, call: Call) -> N
     assert "A&amp;B" in text
 
 
+def test_a_category_that_fails_leaves_the_others_in_the_index(tmp_path: Path, call: Call) -> None:
+    category(tmp_path)
+    category(tmp_path, "torn")
+    (tmp_path / "maps/torn/test/cut/a.tiff").write_bytes(b"II")
+    assert "torn" in call()
+    assert 'href="part/index.html"' in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 def test_scores_that_are_given_judge_and_maps_then_have_no_threshold_of_theirs(tmp_path: Path, call: Call) -> None:
     base = category(tmp_path)
     scores = tmp_path / "scores.csv"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from support import CommandLine, assert_refused, lines_said
+from support import CommandLine, assert_refused, contents, lines_said
 
 from padim_bench import PadimBenchError, SaveMaps, mvtec, score_maps
 from padim_bench.maps.saving import at_image
@@ -146,6 +146,11 @@ def test_options_that_make_no_sense_of_maps_are_refused(tiny: Path, tmp_path: Pa
     (tmp_path / "file").write_text("")
     assert_refused(cli("run", *options, "--save-maps", tmp_path / "file"), tmp_path / "file")
     assert_refused(cli("run", *options, "--gallery", tmp_path), tmp_path, "is no gallery")
+    before = contents(tiny)
+    assert_refused(cli("run", *options, "--save-maps", tiny), tiny, "is the dataset itself")
+    masks = ("--save-maps", tmp_path / "maps", "--save-masks", tiny / ".." / tiny.name)
+    assert_refused(cli("run", *options, *masks), "is the dataset itself")
+    assert contents(tiny) == before
     with pytest.raises(PadimBenchError, match="--maps-at protocol"):
         SaveMaps(tmp_path).check(rd_mvtec_protocol(0))
     scored = ("score-maps", "--data", tiny, "--maps")

@@ -230,6 +230,16 @@ def test_ctrl_c_leaves_nothing_behind_and_promises_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_temporary_folder_a_line_says_how_to_give_one(
+    cli: CommandLine, made: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(**_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("padim_bench.runs.again.TemporaryDirectory", none)
+    assert_refused(cli("verify", made, "--data", tiny), "no temporary folder", "TMPDIR")
+
+
 @pytest.mark.data
 def test_a_committed_record_comes_out_again_from_the_real_images(
     cli: CommandLine, real_data: Path, real_weights: Path

@@ -31,9 +31,17 @@ def _system(root: Path, cgroup: str, groups: dict[str, tuple[object, int, str]])
 @pytest.mark.parametrize(
     ("cgroup", "groups", "left"),
     [
-        ("0::/job/step\n", {"job": (4 * GB, GB, "inactive_file 7"), "job/step": ("max", GB, "")}, 3 * GB + 7),
+        (
+            "0::/job/step\n",
+            {"job": (4 * GB, GB, "inactive_file 3\nactive_file 4"), "job/step": ("max", GB, "")},
+            3 * GB + 7,
+        ),
         ("0::/job\n", {"job": (GB, 2 * GB, "inactive_file 0")}, 0),
-        ("3:cpu:/x\n2:memory:/a/b\n", {"memory/a/b": (2 * GB, GB, "total_inactive_file 5")}, GB + 5),
+        (
+            "3:cpu:/x\n2:memory:/a/b\n",
+            {"memory/a/b": (2 * GB, GB, "total_inactive_file 2\ntotal_active_file 3")},
+            GB + 5,
+        ),
         ("2:memory:/out/of/sight\n", {"memory": (2 * GB, GB, "total_inactive_file 0")}, GB),
         ("2:memory:/\n", {"memory": (9223372036854771712, GB, "total_inactive_file 0")}, 16 * GB // 1024 * 1024),
         ("0::/\n", {}, 16 * GB // 1024 * 1024),

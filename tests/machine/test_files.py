@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from padim_bench import PadimBenchError
-from padim_bench.machine.files import check_writable, clear_abandoned, replacing, shortened, write_bytes, write_text
+from padim_bench.machine.files import (
+    check_writable,
+    clear_abandoned,
+    replacing,
+    shortened,
+    temporary_folder,
+    write_bytes,
+    write_text,
+)
 
 DAY_S = 86400
 # Writes to a temporary neighbour for ever; says "writing" once it is in the middle.
@@ -121,6 +129,18 @@ def test_only_a_files_own_are_cleared_where_others_share_the_folder(tmp_path: Pa
         (tmp_path / name).touch()
     clear_abandoned(tmp_path, of="one")
     assert [p.name for p in tmp_path.iterdir()] == names[1:]
+
+
+def test_a_folder_whose_writer_was_killed_is_cleared_and_one_in_use_is_not(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path, "maps") as mine:
+        (mine / "a.tiff").touch()
+        killed = tmp_path / re.sub(r"-\d+-", "-999999999-", mine.name)
+        (killed / "test").mkdir(parents=True)
+        (killed / "test" / "b.tiff").touch()
+        clear_abandoned(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [mine.name]
+        assert (mine / "a.tiff").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_writers_of_one_file_never_meet(tmp_path: Path) -> None:

@@ -38,6 +38,12 @@ def fitted(backbone: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
+def test_who_may_read_other_files_may_read_a_model(fitted: Path) -> None:
+    other = fitted.with_name("other")
+    other.touch()
+    assert fitted.stat().st_mode == other.stat().st_mode
+
+
 def parts(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["padim_bench"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

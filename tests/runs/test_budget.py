@@ -48,3 +48,4 @@ def test_what_is_left_is_room_for_features() -> None:
 
 def test_bytes_are_told_in_binary_units() -> None:
     assert [told(n) for n in (2 << 30, 3 << 29, 500_000_000)] == ["2.0 GiB", "1.5 GiB", "477 MiB"]
+    assert [told(n) for n in (1010 << 20, 3 << 19, 1)] == ["1010 MiB", "1.5 MiB", "1 bytes"]

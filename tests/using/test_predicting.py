@@ -158,6 +158,37 @@ def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: py
     assert not (tmp_path / "m").exists()
 
 
+def test_nothing_but_a_model_and_results_of_an_earlier_call_is_written_over(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    own = put(images / "a.png", Image.new("RGB", (9, 9)))
+    fit = ["fit", "--images", str(images), "--backbone", "resnet18", "--weights", "random", "--folds", "1", "--save"]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    for target, said in (
+        (images, "is a folder: name a file in it"),
+        (own, "would overwrite that file, which is no model"),
+        (notes, "would overwrite that file, which is no model"),
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert main([*fit, str(target)]) == 2
+        assert said in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    saved = tmp_path / "m.safetensors"
+    assert [main([*fit, str(saved)]), main([*fit, str(saved)])] == [0, 0]  # a model takes the place of one
+
+    predict = ["predict", str(model), str(own), "--out", str(out)]
+    for name in ("a.png", "scores.csv"):
+        other = put(out / "a.png", Image.new("L", (5, 5))) if name == "a.png" else out / name
+        other.write_text("of something else")
+        assert main(predict) == 2
+        assert f"would overwrite {other}, which no earlier predict wrote" in capsys.readouterr().err
+        assert other.read_text() == "of something else"
+        other.unlink()
+    assert [main(predict), main(predict)] == [0, 0]
+
+
 def test_a_model_without_scores_predicts_without_a_threshold_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
