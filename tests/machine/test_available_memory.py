@@ -67,8 +67,8 @@ def test_what_does_not_fit_is_refused_with_what_does() -> None:
     with pytest.raises(PadimBenchError) as refused:
         check_fits(need, available=8 * GB)
     assert str(refused.value) == (
-        "bottle: would take about 9.3 GiB of memory (state 7.5 GiB, features 1.9 GiB), but no more than 6.0 GiB can be "
-        "had, 80% of what is left on this machine: --strategy b takes 5.6 GiB, or --storage c takes 4.7 GiB, or fewer "
+        "bottle: would take about 9.3 GiB of memory (state 7.5 GiB, features 1.9 GiB), but no more than 6.7 GiB can be "
+        "had, 90% of what is left on this machine: --strategy b takes 5.6 GiB, or --storage c takes 4.7 GiB, or fewer "
         "of them"
     )
     with pytest.raises(PadimBenchError, match=r"by 2 processes.*fewer processes"):
