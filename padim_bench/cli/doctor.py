@@ -28,6 +28,7 @@ def examine(arguments: argparse.Namespace, output: Output) -> None:
     shown = {k: v for k, v in about.items() if k not in {"cpu_capability", "instructions", "native_half", "mkl"}}
     for key, value in (shown | {"features": features_line(about)}).items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = "; ".join(text) if isinstance(text, list) else text
         output.text(f"{key + ':':16} {text}")
     output.text()
     found = []

@@ -63,7 +63,8 @@ def fit_model(arguments: argparse.Namespace, output: Output) -> None:
     title, samples = _training_images(arguments)
     protocol = run_protocol(arguments)
     if arguments.folds > 1 and not arguments.folds <= len(samples):
-        raise PadimBenchError(f"--folds {arguments.folds}: there are {len(samples)} training images: give no more")
+        there = "is 1 training image" if len(samples) == 1 else f"are {len(samples)} training images"
+        raise PadimBenchError(f"--folds {arguments.folds}: there {there}: give no more")
     _check_save(arguments.save)
     settings = run_settings(arguments)
 

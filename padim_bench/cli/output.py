@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.errors import DataWarning
@@ -14,6 +15,8 @@ from padim_bench.machine.console import Streams, printable
 
 if TYPE_CHECKING:
     from padim_bench.report.page import Page
+
+PACKAGE = Path(__file__).parents[1]
 
 
 class Output:
@@ -60,13 +63,14 @@ class Output:
 
 @contextmanager
 def notes_said() -> Iterator[None]:
-    """What the data part warns of is a line for people, each said once; other warnings are left alone."""
+    """What this package warns of is a line for people, each said once; the warnings of others are left alone."""
     said: set[str] = set()
     other = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if not issubclass(category, DataWarning):
-            other(message, category, *place, **more)
+    def show(message: Warning | str, category: type[Warning], filename: str, *place: Any, **more: Any) -> None:
+        own = category is UserWarning and Path(filename).is_relative_to(PACKAGE)
+        if not (own or issubclass(category, DataWarning)):
+            other(message, category, filename, *place, **more)
         elif str(message) not in said:
             said.add(str(message))
             say(f"padim-bench: note: {message}")

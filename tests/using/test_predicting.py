@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: py
         ("predict", model, image, "--out", image): "cannot write",
         ("predict", model, image, "--out", out, "--quantile", "99"): "--quantile 99: choose 0 to 1",
         ("predict", model, image, "--out", out, "--weights", "random:3"): "was fitted with weights",
-        (*fit, "--images", image.parent): "--folds 5: there are 1 training images",
+        (*fit, "--images", image.parent): "--folds 5: there is 1 training image",
         (*fit, "--images", image.parent, "--category", "x"): "--images and --data",
     }
     for command, said in cases.items():
