@@ -77,7 +77,10 @@ def need_of(model: PaDiM, what: str, batch_size: int, threads: int) -> Need:
     # To draw heat over a picture takes numbers in float64 of all its pixels, a few times.
     drawn = threads * 12 * 8 * LARGEST**2
     working = max(network.bytes, network.room(fit_work(1, d, threads)))
-    return Need(what, {NETWORK: working, "pictures": pictures + drawn}, MENDS)
+    parts = {NETWORK: working}
+    if model.backbone.get_buffer("mean").device.type == "cpu":  # elsewhere they are not where the model is
+        parts["pictures"] = pictures + drawn
+    return Need(what, parts, MENDS)
 
 
 def predict(
