@@ -28,14 +28,14 @@ def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Fo
     """The images that ``given`` names, files as they are and folders searched below, each once, and notes.
 
     Folders are searched in the order of names; hidden files, masks' folders (:data:`MASKS`), links to folders, ``out``
-    and earlier results are left out, as is what has no ending of an image: a note counts and names them. Places mirror
-    the layout below each folder; of places that would clash the later ones keep the image's ending (``a.jpg``), or get
-    a number.
+    and earlier results are left out, as is what has no ending of an image, and an image's second name: a note counts
+    and names them. Places mirror the layout below each folder; of places that would clash the later ones keep the
+    image's ending (``a.jpg``), or get a number.
 
     Raises PadimBenchError for a path that is not there, a folder that cannot be read, no image at all, ``out`` being
     one of the folders, and a file that results would take the place of: an image, or one of no earlier call's.
     """
-    notes, pairs, taken, seen = list[str](), list[Found](), set[str](), set[str]()
+    notes, pairs, taken, seen, again = list[str](), list[Found](), set[str](), set[str](), list[Path]()
     where = None if out is None else os.path.realpath(out)
     for path in given:
         if is_folder(path):
@@ -50,9 +50,14 @@ def find_images(given: Sequence[Path], out: Path | None = None) -> tuple[list[Fo
             raise PadimBenchError(f"no image and no folder {path}: check its name")
         for image, below in found:
             real = os.path.realpath(image)
-            if real not in seen:
-                seen.add(real)
-                pairs.append(Found(image, _free(below, taken)))
+            if real in seen:
+                again.append(image)
+                continue
+            seen.add(real)
+            pairs.append(Found(image, _free(below, taken)))
+    if again:
+        names = f"{again[0]}{' and ' + str(len(again) - 1) + ' more' if len(again) > 1 else ''}"
+        notes.append(f"{names}: named twice, or a link to an image that is there already: each is taken once")
     if not pairs:
         raise PadimBenchError(f"no image found in {', '.join(map(str, given))}: {', '.join(sorted(IMAGE_SUFFIXES))}")
     if out is None:

@@ -289,16 +289,19 @@ def test_names_that_clash_are_kept_apart_and_an_image_named_twice_is_one(tmp_pat
     x, y = tmp_path / "x", tmp_path / "y"
     found, notes = find_images([x, y, x / "a.png"], x / "out")
     assert [str(one.place) for one in found] == ["A", "a.png", "a.png-2"]
-    assert notes == []
+    assert notes == [f"{x / 'a.png'}: named twice, or a link to an image that is there already: each is taken once"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such links for all")
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     put(tmp_path / "x" / "a.png", Image.new("L", (2, 2)))
     (tmp_path / "x" / "again").symlink_to(tmp_path / "x")
+    for name in ("b.png", "c.png"):
+        (tmp_path / "x" / name).symlink_to(tmp_path / "x" / "a.png")
     found, notes = find_images([tmp_path / "x"])
     assert len(found) == 1
     assert "link to a folder: 1 (again" in notes[0]
+    assert notes[1].startswith(f"{tmp_path / 'x' / 'b.png'} and 1 more: named twice, or a link to an image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PadimBenchError, match="no image found"):
         find_images([tmp_path / "empty"])
