@@ -33,7 +33,7 @@ from padim_bench.padim.parallel import for_each
 from padim_bench.padim.tiling import slices
 
 Grid = tuple[int, int]
-_POSITIONS_LAYERS = 3
+POSITIONS_LAYERS = 3
 # Numbers of the largest matrix of distances that a thread works on: it stays inside the cache.
 _TILE_NUMBERS = 1 << 18
 _IMAGES_AT_ONCE = 8  # copied
@@ -143,8 +143,8 @@ class SPADE:
         self.k = k
         self.embedding = embedding
         self.clamped = 0
-        self._grids = embedding.layer_grids[:_POSITIONS_LAYERS]
-        self.levels = levels(embedding.layer_channels[:_POSITIONS_LAYERS], self._grids)
+        self._grids = embedding.layer_grids[:POSITIONS_LAYERS]
+        self.levels = levels(embedding.layer_channels[:POSITIONS_LAYERS], self._grids)
         self._batches: list[list[Tensor]] = []  # by batch: of each level (B, cells, C), then pooled (B, C)
         self._means: list[Tensor] = []  # of each level (C,)
         self._galleries: list[Tensor] = []  # of each level (n, cells, C + 1)
@@ -242,7 +242,7 @@ def _pooled(layer: Tensor) -> Tensor:
 
 
 def _state_bytes(embedding: PatchEmbedding, n: int) -> int:
-    found = levels(embedding.layer_channels[:_POSITIONS_LAYERS], embedding.layer_grids[:_POSITIONS_LAYERS])
+    found = levels(embedding.layer_channels[:POSITIONS_LAYERS], embedding.layer_grids[:POSITIONS_LAYERS])
     each = sum(prod(level.grid) * (level.n_channels + 1) for level in found) + embedding.layer_channels[-1]
     return 4 * (n * each + sum(level.n_channels for level in found))
 

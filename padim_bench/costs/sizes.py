@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from padim_bench.errors import PadimBenchError
@@ -116,12 +115,16 @@ def training_features(rivals: Iterable[Mapping[str, Any]], datasets: Sequence[Ma
         rivals: with "title", "arch", "layers".
         datasets: with "title", "grid", "protocol" and "n_train", the mean number of training images.
     """
+    from padim_bench.baselines.spade import POSITIONS_LAYERS
+    from padim_bench.padim.reduction import WHOLE, reduced_embedding
+    from padim_bench.padim.sharing import selected_bytes
+
     rows = []
     for rival in rivals:
         for dataset in datasets:
-            whole = whole_embedding(rival, dataset["protocol"])
-            maps = list(zip(whole.layer_channels, whole.layer_grids, strict=True))[:3]
-            size = 4 * dataset["n_train"] * sum(channels * prod(grid) for channels, grid in maps)
+            whole, first = whole_embedding(rival, dataset["protocol"]), slice(POSITIONS_LAYERS)
+            of_positions = reduced_embedding(whole.layer_channels[first], whole.layer_grids[first], WHOLE)
+            size = dataset["n_train"] * selected_bytes(of_positions)
             rows.append(
                 AnalyticRow(
                     model=rival["title"],
